@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check bench pins clean help
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## create .venv with the pinned, hashed dependencies and this project
+
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: setup ## the main job on real processes: failover, growing tokens, a refused stale write
+	$(BIN)/lockd demo
+
+test: setup ## every test, with real PostgreSQL and Valkey servers from wheels
+	$(BIN)/python -m pytest tests
+
+check: setup ## ruff, strict mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## the benchmarks, with machine and versions beside the figures
+	$(BIN)/python -m benchmarks.acquire_release
+
+pins: ## rewrite constraints.txt from pyproject.toml (needs uv on the PATH)
+	uv pip compile pyproject.toml --group dev --extra demo --extra redis --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o constraints.txt
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
