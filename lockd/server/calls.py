@@ -1,0 +1,116 @@
+"""The callers of this node: who asked for what, and what they may conclude.
+
+A call is held here until a leader is known, then handed to the log, directly or through the
+leader. Its outcome comes back with the applied entry. When none comes, the caller is told what
+is certain: UNAVAILABLE while nothing can have been appended, UNKNOWN after.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from lockd.ids import Term
+from lockd.locks.commands import Command, Outcome, Queued, Refused
+
+Callback = Callable[[Outcome], None]
+
+
+@dataclass(slots=True)
+class Call:
+    """One command of a client of this node, or of the node itself."""
+
+    command: Command
+    on_outcome: Callback
+    deadline_ms: int
+    sent_term: Term = Term(0)
+    """Raft's term when it was handed to the log; 0 while it is held here."""
+    forwarded: bool = False
+    """It went through another node: even if that one fails, it may have been appended."""
+    waiting: bool = False
+    """It stands in a lock's queue: what happens next comes through the log, without a deadline."""
+
+
+@dataclass(slots=True)
+class Calls:
+    """All open calls, by operation number."""
+
+    _open: dict[int, Call] = field(default_factory=dict)
+    _by_connection: dict[int, dict[int, None]] = field(default_factory=dict)
+    _gone: set[int] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, operation: int) -> bool:
+        return operation in self._open
+
+    def add(self, call: Call) -> None:
+        origin = call.command.origin
+        self._open[origin.operation] = call
+        self._by_connection.setdefault(origin.connection, {})[origin.operation] = None
+
+    def get(self, operation: int) -> Call | None:
+        return self._open.get(operation)
+
+    def complete(self, operation: int, outcome: Outcome) -> bool:
+        """Tell the caller. Returns whether the call now waits for a caller that is gone (G4)."""
+        call = self._open.get(operation)
+        if call is None:
+            return False
+        connection = call.command.origin.connection
+        abandoned = connection in self._gone
+        if isinstance(outcome, Queued):
+            call.waiting = True
+        else:
+            abandoned = False
+            self._remove(operation, connection)
+        call.on_outcome(outcome)
+        return abandoned
+
+    def connection_gone(self, connection: int) -> None:
+        """Remember that nobody listens on this connection, for as long as it has open calls."""
+        if connection in self._by_connection:
+            self._gone.add(connection)
+
+    def waiting(self) -> Iterator[Call]:
+        """The calls that stand in a queue and whose connection is alive, oldest first."""
+        for call in list(self._open.values()):
+            if call.waiting and call.command.origin.connection not in self._gone:
+                yield call
+
+    def fail_sent_before(self, term: Term) -> None:
+        """An entry of `term` is applied: what an earlier term was handed has come, or never will.
+
+        What this node had in its own log is lost for certain. What went through another node may
+        still be on its way to a log.
+        """
+        for operation, call in list(self._open.items()):
+            if call.waiting or not 0 < call.sent_term < term:
+                continue
+            if call.forwarded:
+                refusal = Refused("UNKNOWN", "the leader changed while the command was with it")
+            else:
+                refusal = Refused("UNAVAILABLE", "the leader changed before the command was committed")
+            self.complete(operation, refusal)
+
+    def fail_overdue(self, now_ms: int) -> None:
+        for operation, call in list(self._open.items()):
+            if call.waiting or now_ms < call.deadline_ms:
+                continue
+            if call.sent_term:
+                refusal = Refused("UNKNOWN", "no quorum confirmed the command in time")
+            else:
+                refusal = Refused("UNAVAILABLE", "no leader is known")
+            self.complete(operation, refusal)
+
+    def fail_all(self, reason: str) -> None:
+        """The node stops: whoever still waits is told."""
+        for operation, call in list(self._open.items()):
+            self.complete(operation, Refused("UNKNOWN" if call.sent_term else "UNAVAILABLE", reason))
+
+    def _remove(self, operation: int, connection: int) -> None:
+        del self._open[operation]
+        siblings = self._by_connection[connection]
+        del siblings[operation]
+        if not siblings:
+            del self._by_connection[connection]
+            self._gone.discard(connection)

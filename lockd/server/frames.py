@@ -1,0 +1,201 @@
+"""What lockd nodes say to each other, as bytes.
+
+A connection carries one direction: who dialled sends, who accepted listens. It opens with a
+`Hello` and its answer, `Welcome` or `Refusal`; after that come frames of the other kinds.
+
+Every frame has the same header, so that a frame which strays (another cluster behind a reused
+address, another instance under a known id, another version) is told by its first bytes
+(SAFETY C8, C11):
+
+    offset  size  field
+    0       2     magic "lk"
+    2       1     version of this layout
+    3       1     kind
+    4       4     length of the body, big-endian
+    8       4     CRC-32 of the body
+    12      16    cluster id, zero while it is not known
+    28      16    instance id of the sender
+    44      ...   body: a MessagePack array
+"""
+
+import enum
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+
+from lockd.ids import ClusterId, InstanceId
+from lockd.locks.commands import Command, Outcome
+
+VERSION = 1
+BODY_BYTES_MAX = 8 * 1024 * 1024
+HEADER = struct.Struct(">2sBBII16s16s")
+_MAGIC = b"lk"
+
+
+class FrameError(Exception):
+    """The peer sent something that is not one of our frames. The connection is closed."""
+
+
+class Kind(enum.IntEnum):
+    HELLO = 1
+    WELCOME = 2
+    REFUSAL = 3
+    RAFT = 4
+    FORWARD = 5
+    FORWARD_REFUSED = 6
+    READ_REQUEST = 7
+    READ_REPLY = 8
+    KEEPALIVE_REQUEST = 9
+    KEEPALIVE_REPLY = 10
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True):
+    """Who is calling. `receiver` is who it thinks it has reached."""
+
+    KIND: ClassVar[Kind] = Kind.HELLO
+    sender: int
+    receiver: int
+    incarnation: str
+    boot: int
+    voters: tuple[int, ...]
+    """The members that this node was founded with: nodes founded differently never meet."""
+    version: str
+
+
+class Welcome(msgspec.Struct, array_like=True, frozen=True):
+    """The connection may carry frames."""
+
+    KIND: ClassVar[Kind] = Kind.WELCOME
+    sender: int
+
+
+class Refusal(msgspec.Struct, array_like=True, frozen=True):
+    """Why not. `replaced` says that another instance is bound to the caller's id (C8)."""
+
+    KIND: ClassVar[Kind] = Kind.REFUSAL
+    reason: str
+    replaced: bool
+
+
+class Raft(msgspec.Struct, array_like=True, frozen=True):
+    KIND: ClassVar[Kind] = Kind.RAFT
+    message: bytes
+
+
+class Forward(msgspec.Struct, array_like=True, frozen=True):
+    """Commands for the leader's log, not yet stamped (T1). Their origin is the sending node."""
+
+    KIND: ClassVar[Kind] = Kind.FORWARD
+    commands: tuple[Command, ...]
+
+
+class ForwardRefused(msgspec.Struct, array_like=True, frozen=True):
+    """These operations were not appended anywhere."""
+
+    KIND: ClassVar[Kind] = Kind.FORWARD_REFUSED
+    operations: tuple[int, ...]
+
+
+class ReadRequest(msgspec.Struct, array_like=True, frozen=True):
+    KIND: ClassVar[Kind] = Kind.READ_REQUEST
+    call: int
+
+
+class ReadReply(msgspec.Struct, array_like=True, frozen=True):
+    """Reads may be served once this index is applied; -1: not the leader, ask again."""
+
+    KIND: ClassVar[Kind] = Kind.READ_REPLY
+    call: int
+    index: int
+
+
+class KeepaliveRequest(msgspec.Struct, array_like=True, frozen=True):
+    KIND: ClassVar[Kind] = Kind.KEEPALIVE_REQUEST
+    call: int
+    user: str
+    session: str
+
+
+class KeepaliveReply(msgspec.Struct, array_like=True, frozen=True):
+    """What came of it; no outcome: not the leader, ask again."""
+
+    KIND: ClassVar[Kind] = Kind.KEEPALIVE_REPLY
+    call: int
+    outcome: Outcome | None
+
+
+Frame = (
+    Hello
+    | Welcome
+    | Refusal
+    | Raft
+    | Forward
+    | ForwardRefused
+    | ReadRequest
+    | ReadReply
+    | KeepaliveRequest
+    | KeepaliveReply
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[int, msgspec.msgpack.Decoder[Frame]] = {
+    Kind.HELLO: msgspec.msgpack.Decoder(Hello),
+    Kind.WELCOME: msgspec.msgpack.Decoder(Welcome),
+    Kind.REFUSAL: msgspec.msgpack.Decoder(Refusal),
+    Kind.RAFT: msgspec.msgpack.Decoder(Raft),
+    Kind.FORWARD: msgspec.msgpack.Decoder(Forward),
+    Kind.FORWARD_REFUSED: msgspec.msgpack.Decoder(ForwardRefused),
+    Kind.READ_REQUEST: msgspec.msgpack.Decoder(ReadRequest),
+    Kind.READ_REPLY: msgspec.msgpack.Decoder(ReadReply),
+    Kind.KEEPALIVE_REQUEST: msgspec.msgpack.Decoder(KeepaliveRequest),
+    Kind.KEEPALIVE_REPLY: msgspec.msgpack.Decoder(KeepaliveReply),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A frame's first 44 bytes, checked."""
+
+    kind: Kind
+    length: int
+    checksum: int
+    cluster: ClusterId
+    """"" while the sender does not know it."""
+    instance: InstanceId
+
+
+def encode(frame: Frame, *, cluster: ClusterId, instance: InstanceId) -> bytes:
+    """The frame's bytes. Raises FrameError when the body is over BODY_BYTES_MAX."""
+    body = _encoder.encode(frame)
+    if len(body) > BODY_BYTES_MAX:
+        raise FrameError(f"a frame of {len(body)} bytes is over the limit of {BODY_BYTES_MAX}")
+    ids = bytes.fromhex(cluster or "00" * 16), bytes.fromhex(instance)
+    return HEADER.pack(_MAGIC, VERSION, frame.KIND, len(body), zlib.crc32(body), *ids) + body
+
+
+def decode_header(data: bytes) -> Header:
+    """Read exactly HEADER.size bytes. Raises FrameError."""
+    magic, version, kind, length, checksum, cluster, instance = HEADER.unpack(data)
+    if magic != _MAGIC:
+        raise FrameError("not a lockd peer: the first bytes are foreign")
+    if version != VERSION:
+        raise FrameError(f"peer protocol version {version}; this node speaks {VERSION}")
+    if length > BODY_BYTES_MAX:
+        raise FrameError(f"a frame of {length} bytes is over the limit of {BODY_BYTES_MAX}")
+    if kind not in _decoders:
+        raise FrameError(f"unknown frame kind {kind}")
+    known = ClusterId(cluster.hex()) if any(cluster) else ClusterId("")
+    return Header(Kind(kind), length, checksum, known, InstanceId(instance.hex()))
+
+
+def decode_body(header: Header, body: bytes) -> Frame:
+    """Read the body that `header` announced. Raises FrameError."""
+    if zlib.crc32(body) != header.checksum:
+        raise FrameError(f"{header.kind.name} frame fails its checksum")
+    try:
+        return _decoders[header.kind].decode(body)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise FrameError(f"{header.kind.name} frame does not decode: {error}") from error

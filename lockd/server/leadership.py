@@ -1,0 +1,89 @@
+"""What only a leader does, and only once its no-op is applied: keep time and keep leases.
+
+The state's clock (SAFETY T1): base = the state's clock when the no-op was applied, plus the time
+this leader has counted since. One turn of the loop counts at most an election timeout, so that
+a process which was paused wakes up without a jump. Leases are counted on the same clock.
+
+Nothing here outlives the term: the next leader starts with full TTLs (T2).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lockd.ids import NodeId, SessionId, Term
+from lockd.locks.commands import ExpireSessions, MarkSilent, Operation, OriginGone
+from lockd.locks.leases import LeaseBook, RenewalVerdict
+from lockd.locks.machine import LockMachine
+
+EXPIRIES_PER_SECOND = 750
+"""After an election many leases can be due at once: they end at this rate (SAFETY T4)."""
+EXPIRIES_PER_ENTRY = 256
+
+
+@dataclass(slots=True)
+class Leadership:
+    """One leader's term, from its no-op on. Times are milliseconds."""
+
+    term: Term
+    machine: LockMachine
+    book: LeaseBook
+    turn_ms_max: int
+    """The most that one turn adds to the clock: an election timeout (T1)."""
+    clock_ms: int
+    """What the next batch is stamped with."""
+    _seen_ms: int
+    _stamped_ms: int = -1
+    _expiry_credit_ms: int = 1000
+    _heard_ms: dict[NodeId, int] = field(default_factory=dict)
+    _announced_gone: set[NodeId] = field(default_factory=set)
+
+    @classmethod
+    def begin(cls, *, term: Term, machine: LockMachine, now_ms: int, turn_ms_max: int) -> "Leadership":
+        base = machine.clock_ms
+        book = LeaseBook(base, machine.lease_sessions())
+        return cls(term, machine, book, turn_ms_max, clock_ms=base, _seen_ms=now_ms)
+
+    def advance(self, now_ms: int) -> None:
+        """Count the time since the last turn, by this machine's monotonic clock."""
+        elapsed = min(max(now_ms - self._seen_ms, 0), self.turn_ms_max)
+        self._seen_ms = now_ms
+        self.clock_ms += elapsed
+        self._expiry_credit_ms = min(self._expiry_credit_ms + elapsed, 1000)
+
+    def stamped(self) -> int:
+        """The stamp for a batch that is proposed now."""
+        self._stamped_ms = self.clock_ms
+        return self.clock_ms
+
+    def timer_due(self) -> bool:
+        """Whether a timer of the state is due and no proposed batch covers it yet."""
+        timer = self.machine.next_timer_ms()
+        return timer is not None and self._stamped_ms < timer <= self.clock_ms
+
+    def renew(self, session: SessionId) -> RenewalVerdict:
+        return self.book.renew(session, self.clock_ms)
+
+    def expired(self) -> ExpireSessions | None:
+        """Sessions whose TTL has run out, chosen: they are not renewed any more (T3)."""
+        budget = min(self._expiry_credit_ms * EXPIRIES_PER_SECOND // 1000, EXPIRIES_PER_ENTRY)
+        chosen = self.book.choose_expired(self.clock_ms, budget) if budget else ()
+        if not chosen:
+            return None
+        self._expiry_credit_ms -= len(chosen) * 1000 // EXPIRIES_PER_SECOND
+        return ExpireSessions(chosen)
+
+    def duties(self, peers: tuple[NodeId, ...], gone_after_ms: int) -> Iterator[Operation]:
+        """What to log besides expiry: silences (T2), and nodes that have been gone for long (G4)."""
+        silences = self.book.silent(self.clock_ms)
+        if silences:
+            yield MarkSilent(silences)
+        for node in peers:
+            silent_ms = self.clock_ms - self._heard_ms.setdefault(node, self.clock_ms)
+            if silent_ms < gone_after_ms:
+                self._announced_gone.discard(node)
+            elif node not in self._announced_gone:
+                self._announced_gone.add(node)
+                yield OriginGone(node, boot=0, connection=0, boot_is_alive=True)
+
+    def heard(self, node: NodeId) -> None:
+        self._heard_ms[node] = self.clock_ms
