@@ -1,0 +1,259 @@
+"""What the body of a batch says: records, one after the other, each with a kind and a length.
+
+    SegmentState   first in every segment: all that is needed of the segments before it
+    HardState      term, vote and commit index (§5.1, SAFETY D2)
+    EntryRun       entries; what the log had at or after the first one is gone (§5.3)
+    Bindings       node ids bound to instances (C8)
+    ClusterLearnt  the cluster that this directory belongs to
+    Seal           last in a full segment: the next one's number and size
+
+Numbers are little-endian. Entries are stored by column, so that a start reads terms and lengths
+of a run with one call each.
+"""
+
+import enum
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lockd.disk.errors import DataDirError
+from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
+from lockd.raft.entries import EntryKind, EntryRun, HardState
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose log this is (SAFETY C8). `cluster` and `incarnation` are "" until they are learnt."""
+
+    node_id: NodeId
+    instance: InstanceId
+    cluster: ClusterId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class LogWrite:
+    """One request of the driver, on disk as a whole or not at all.
+
+    `append` replaces whatever the log has at or after `append.first`; an empty run does nothing.
+    """
+
+    ticket: int
+    hard_state: HardState | None = None
+    append: EntryRun | None = None
+    bindings: tuple[tuple[NodeId, InstanceId], ...] = ()
+    cluster: tuple[ClusterId, Incarnation] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentState:
+    """The state before a segment's first write. `last_index` 0 and `last_term` 0: no entries."""
+
+    identity: Identity
+    segment: int
+    segment_bytes: int
+    hard_state: HardState
+    last_index: LogIndex
+    last_term: Term
+    bindings: tuple[tuple[NodeId, InstanceId], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    bound: tuple[tuple[NodeId, InstanceId], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterLearnt:
+    cluster: ClusterId
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    next_segment: int
+    next_segment_bytes: int
+
+
+Record = SegmentState | HardState | EntryRun | Bindings | ClusterLearnt | Seal
+
+
+class _Kind(enum.IntEnum):
+    SEGMENT_STATE = 1
+    HARD_STATE = 2
+    ENTRIES = 3
+    BINDINGS = 4
+    CLUSTER = 5
+    SEAL = 6
+
+
+_FRAME = struct.Struct("<BI")
+_HARD_STATE = struct.Struct("<QIQ")
+_RUN = struct.Struct("<QI")
+_BINDING = struct.Struct("<I16s")
+_CLUSTER = struct.Struct("<?16s4s")
+_SEAL = struct.Struct("<QQ")
+_STATE = struct.Struct("<I16sQQQQ")
+
+_ENTRY_KINDS = {int(kind): kind for kind in EntryKind}
+
+
+def records_of(write: LogWrite) -> Iterator[Record]:
+    """The records that one write adds to the stream, in the order in which they are replayed."""
+    if write.cluster is not None:
+        yield ClusterLearnt(*write.cluster)
+    if write.bindings:
+        yield Bindings(write.bindings)
+    if write.append:
+        yield write.append
+    if write.hard_state is not None:
+        yield write.hard_state
+
+
+def encode_records(records: Sequence[Record]) -> bytes:
+    """The body of a batch."""
+    parts: list[bytes] = []
+    for record in records:
+        kind, content = _encode(record)
+        parts += (_FRAME.pack(kind, len(content)), content)
+    return b"".join(parts)
+
+
+def decode_records(body: bytes) -> Iterator[Record]:
+    """Read a body whose checksum holds.
+
+    Raises DataDirError for a kind of record or entry that this version does not know, and
+    ValueError or struct.error for a body that no version writes.
+    """
+    at = 0
+    while at < len(body):
+        kind, length = _FRAME.unpack_from(body, at)
+        at += _FRAME.size
+        content = body[at : at + length]
+        if len(content) != length:
+            raise ValueError(f"a record of {length} bytes ends with the body after {len(content)}")
+        yield _decode(kind, content)
+        at += length
+
+
+def _encode(record: Record) -> tuple[_Kind, bytes]:
+    match record:
+        case EntryRun():
+            return _Kind.ENTRIES, _encode_entries(record)
+        case HardState():
+            return _Kind.HARD_STATE, _HARD_STATE.pack(record.term, record.voted_for, record.commit)
+        case Bindings():
+            return _Kind.BINDINGS, _encode_bindings(record.bound)
+        case ClusterLearnt():
+            return _Kind.CLUSTER, _encode_cluster(record.cluster, record.incarnation)
+        case Seal():
+            return _Kind.SEAL, _SEAL.pack(record.next_segment, record.next_segment_bytes)
+        case SegmentState():
+            return _Kind.SEGMENT_STATE, _encode_state(record)
+
+
+def _decode(kind: int, content: bytes) -> Record:
+    match kind:
+        case _Kind.ENTRIES:
+            return _decode_entries(content)
+        case _Kind.HARD_STATE:
+            return _hard_state(*_HARD_STATE.unpack(content))
+        case _Kind.BINDINGS:
+            return Bindings(_decode_bindings(content))
+        case _Kind.CLUSTER:
+            return ClusterLearnt(*_decode_cluster(content))
+        case _Kind.SEAL:
+            return Seal(*_SEAL.unpack(content))
+        case _Kind.SEGMENT_STATE:
+            return _decode_state(content)
+        case _:
+            raise DataDirError(f"record of unknown kind {kind}: start the version of lockd that wrote it")
+
+
+def _encode_entries(run: EntryRun) -> bytes:
+    count = len(run)
+    return b"".join(
+        (
+            _RUN.pack(run.first, count),
+            struct.pack(f"<{count}Q", *run.terms),
+            bytes(run.kinds),
+            struct.pack(f"<{count}I", *map(len, run.payloads)),
+            *run.payloads,
+        )
+    )
+
+
+def _decode_entries(content: bytes) -> EntryRun:
+    first, count = _RUN.unpack_from(content)
+    at = _RUN.size
+    terms = struct.unpack_from(f"<{count}Q", content, at)
+    at += 8 * count
+    kinds = content[at : at + count]
+    at += count
+    lengths = struct.unpack_from(f"<{count}I", content, at)
+    at += 4 * count
+    if at + sum(lengths) != len(content):
+        raise ValueError(f"{count} entries of {sum(lengths)} bytes do not fill {len(content) - at}")
+    unknown = set(kinds) - _ENTRY_KINDS.keys()
+    if unknown:
+        raise DataDirError(f"entry of unknown kind {min(unknown)}: start the version of lockd that wrote it")
+    payloads = []
+    for length in lengths:
+        payloads.append(content[at : at + length])
+        at += length
+    return EntryRun(LogIndex(first), terms, tuple(_ENTRY_KINDS[kind] for kind in kinds), tuple(payloads))
+
+
+def _encode_bindings(bound: Sequence[tuple[NodeId, InstanceId]]) -> bytes:
+    return b"".join(_BINDING.pack(node, bytes.fromhex(instance)) for node, instance in bound)
+
+
+def _decode_bindings(content: bytes) -> tuple[tuple[NodeId, InstanceId], ...]:
+    pairs = _BINDING.iter_unpack(content)
+    return tuple((NodeId(node), InstanceId(instance.hex())) for node, instance in pairs)
+
+
+def _encode_cluster(cluster: ClusterId, incarnation: Incarnation) -> bytes:
+    return _CLUSTER.pack(bool(cluster), bytes.fromhex(cluster), bytes.fromhex(incarnation))
+
+
+def _decode_cluster(content: bytes) -> tuple[ClusterId, Incarnation]:
+    known, cluster, incarnation = _CLUSTER.unpack(content)
+    if not known:
+        return ClusterId(""), Incarnation("")
+    return ClusterId(cluster.hex()), Incarnation(incarnation.hex())
+
+
+def _encode_state(state: SegmentState) -> bytes:
+    identity = state.identity
+    numbers = (state.segment, state.segment_bytes, state.last_index, state.last_term)
+    hard = state.hard_state
+    return b"".join(
+        (
+            _STATE.pack(identity.node_id, bytes.fromhex(identity.instance), *numbers),
+            _encode_cluster(identity.cluster, identity.incarnation),
+            _HARD_STATE.pack(hard.term, hard.voted_for, hard.commit),
+            _encode_bindings(state.bindings),
+        )
+    )
+
+
+def _decode_state(content: bytes) -> SegmentState:
+    node, instance, segment, segment_bytes, last_index, last_term = _STATE.unpack_from(content)
+    cluster_at = _STATE.size
+    hard_at = cluster_at + _CLUSTER.size
+    bindings_at = hard_at + _HARD_STATE.size
+    cluster, incarnation = _decode_cluster(content[cluster_at:hard_at])
+    return SegmentState(
+        identity=Identity(NodeId(node), InstanceId(instance.hex()), cluster, incarnation),
+        segment=segment,
+        segment_bytes=segment_bytes,
+        hard_state=_hard_state(*_HARD_STATE.unpack_from(content, hard_at)),
+        last_index=LogIndex(last_index),
+        last_term=Term(last_term),
+        bindings=_decode_bindings(content[bindings_at:]),
+    )
+
+
+def _hard_state(term: int, voted_for: int, commit: int) -> HardState:
+    return HardState(Term(term), NodeId(voted_for), LogIndex(commit))

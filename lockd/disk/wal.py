@@ -1,0 +1,147 @@
+"""The write-ahead log's thread: many writes in, one sync for all that wait, then one callback.
+
+    loop thread          submit  submit  submit submit           submit
+    writer thread                [write+sync]  [write+sync of 2]  ...
+    on_durable                              1                 3
+
+The thread is the log's only user, so the order of `submit` is the order on disk.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from lockd.disk.errors import DataDirError, LogClosedError
+from lockd.disk.files import Files, OsFiles
+from lockd.disk.record import Identity, LogWrite
+from lockd.disk.recovery import Recovered
+from lockd.disk.segments import SEGMENT_BYTES, SegmentLog, open_log
+from lockd.ids import InstanceId, NodeId
+
+__all__ = ["DataDirError", "Identity", "LogClosedError", "LogWrite", "Recovered", "Wal", "open_data_dir"]
+
+GROUP_BYTES_MAX = 1024 * 1024
+"""A group takes no further write once its payloads reach this; a sync of 1 MiB takes about 1 ms."""
+
+
+def open_data_dir(
+    path: Path | str,
+    *,
+    node_id: NodeId,
+    draw_instance: Callable[[], InstanceId],
+    segment_bytes: int = SEGMENT_BYTES,
+) -> tuple[Recovered, "Wal"]:
+    """Lock the data directory (made if need be), recover it, and get it ready for writes.
+
+    What is returned is durable. The lock is held until `Wal.close`. Raises CorruptData if the
+    log is damaged (SAFETY D3), DataDirError with one clear line if the directory is in use,
+    another node's, or can't be read or written.
+    """
+    return open_wal(
+        OsFiles(Path(path)), node_id=node_id, draw_instance=draw_instance, segment_bytes=segment_bytes
+    )
+
+
+def open_wal(
+    files: Files,
+    *,
+    node_id: NodeId,
+    draw_instance: Callable[[], InstanceId],
+    segment_bytes: int = SEGMENT_BYTES,
+) -> tuple[Recovered, "Wal"]:
+    """As `open_data_dir`, over any `Files`; they are closed with the log, or if opening fails."""
+    ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lockd-wal-ahead")
+    try:
+        recovered, log = open_log(
+            files, node_id=node_id, draw_instance=draw_instance, ahead=ahead, segment_bytes=segment_bytes
+        )
+    except BaseException as error:
+        ahead.shutdown()
+        files.close()
+        if isinstance(error, OSError):
+            raise DataDirError(f"data directory {files.path('')}: {error.strerror or error}") from error
+        raise
+    return recovered, Wal(log, ahead)
+
+
+class Wal:
+    """Writes in FIFO order on a thread of its own, and tells when they are durable.
+
+    The first error of a write or a sync is the last thing that happens (SAFETY D1): `on_failure`
+    is called once, nothing is called durable after it, and `submit` refuses. A full disk is such an
+    error. The owner ends the process: after a failed sync the kernel may show bytes that the disk
+    does not have.
+    """
+
+    def __init__(self, log: SegmentLog, ahead: ThreadPoolExecutor) -> None:
+        self._log = log
+        self._ahead = ahead
+        self._queue: SimpleQueue[LogWrite | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._refusing = False
+        self._closed = False
+
+    def start(self, on_durable: Callable[[int], None], on_failure: Callable[[BaseException], None]) -> None:
+        """Begin to write. Both are called on the writer thread.
+
+        `on_durable(ticket)`: this write and all that were submitted before it are on disk.
+        """
+        assert self._thread is None, "started twice"
+        self._thread = threading.Thread(
+            target=self._run, args=(on_durable, on_failure), name="lockd-wal", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, write: LogWrite) -> None:
+        """Queue a write; any thread. Raises LogClosedError after `close` or a failure.
+
+        A write that is accepted while a failure happens is never called durable.
+        """
+        if self._refusing:
+            raise LogClosedError("the log takes no more writes")
+        self._queue.put(write)
+
+    def close(self) -> None:
+        """Write what was submitted, end the thread, unlock the directory. Calls after the first do nothing.
+
+        Not to be called from the callbacks.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._refusing = True
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        self._log.close()
+        self._ahead.shutdown()
+
+    def _run(self, on_durable: Callable[[int], None], on_failure: Callable[[BaseException], None]) -> None:
+        try:
+            for group in iter(self._take_group, []):
+                self._log.write(group)
+                on_durable(group[-1].ticket)
+        except Exception as error:  # noqa: BLE001 - the thread's one boundary: the owner ends the process
+            self._refusing = True
+            on_failure(error)
+
+    def _take_group(self) -> list[LogWrite]:
+        """Wait for a write and take along all that wait, up to the limit; empty when closing."""
+        group: list[LogWrite] = []
+        taken_bytes = 0
+        write = self._queue.get()
+        while write is not None:
+            group.append(write)
+            taken_bytes += sum(map(len, write.append.payloads)) if write.append else 0
+            if taken_bytes >= GROUP_BYTES_MAX:
+                break
+            try:
+                write = self._queue.get_nowait()
+            except Empty:
+                break
+        if group and write is None:
+            # Closing: this group first, then the end.
+            self._queue.put(None)
+        return group
