@@ -11,9 +11,13 @@ that the follower is known to have, and the newest ReadIndex round.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.raft.entries import EntryRun
+
+_NO_INDEX: Final = LogIndex(0)
+_NO_TERM: Final = Term(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,12 @@ class AppendEntriesReply:
     success: bool
     match_index: LogIndex
     """On success: the last index known to agree and to be on the sender's disk. On refusal: 0."""
-    rejected_index: LogIndex = LogIndex(0)
+    rejected_index: LogIndex = _NO_INDEX
     """On refusal: the prev_log_index that was refused."""
-    hint_index: LogIndex = LogIndex(0)
+    hint_index: LogIndex = _NO_INDEX
     """On refusal: the largest index at which the logs may agree, with its term, so that one
     refusal skips a whole divergent term (§5.3, last paragraph)."""
-    hint_term: Term = Term(0)
+    hint_term: Term = _NO_TERM
 
 
 @dataclass(frozen=True, slots=True)
