@@ -1,0 +1,1 @@
+"""Storage that refuses a writer whose lock has passed on."""
