@@ -1,6 +1,7 @@
 """A batch: what one write puts on disk, in sectors that can tell torn from damaged (SAFETY D3).
 
-    sector     0 .. 503 payload | 504 .. 507 first sector of its batch | 508 .. 510 segment | 511 mark
+    sector     0 .. 503 payload | 504 .. 507 the batch's first sector | 508 .. 509 segment
+               | 510 which sector of the batch | 511 mark
     payload    header (28 bytes), body, zeros up to the end of the last sector
     header     magic, version, body length, batch number, checksum of the rest, checksum of the header
 
@@ -13,8 +14,8 @@ So at most one batch, the last, can be incomplete, and what it left behind is de
 - Torn means that the trailer or a whole sector is zero. Otherwise the batch was written whole and
   has to match its checksums: if not, it is damaged, also when it is the last.
 - Sectors of one write may land in any order. Where the header's sector is missing, each later
-  sector that did land says in which batch it belongs. If it is this one, the batch is torn; if it
-  is another, that one was written after this one was synced, so this one is damaged.
+  sector that did land says of which batch it is, and which of it. If it is this batch's, here, the
+  batch is torn; if not, something was written after this batch was synced, so it is damaged.
 - Both checksums go on from the instance of the data directory, the segment's number and the
   sector, so that a block of another place, segment or directory does not pass. They cover every
   byte of every sector.
@@ -33,6 +34,8 @@ FORMAT_VERSION = 1
 _PAYLOAD_BYTES = 504
 _HEADER = struct.Struct("<4sHxxIQII")
 _HEADER_CRC_BYTES = 4
+_FOOTER = struct.Struct("<IHBB")
+_ORDINAL_AT = 510
 _MAGIC = b"lkdB"
 _MARK_INNER = 0xA5
 _MARK_LAST = 0x5A
@@ -63,9 +66,9 @@ class Place:
     def crc_seed(self) -> int:
         return crc32(struct.pack("<QI", self.segment, self.sector), crc32(self.instance.encode()))
 
-    def footer(self, mark: int) -> bytes:
-        """The last 8 bytes of each of the batch's sectors."""
-        return struct.pack("<Q", mark << 56 | (self.segment & 0xFFFFFF) << 32 | self.sector)
+    def footer(self, ordinal: int, mark: int) -> bytes:
+        """The last 8 bytes of the batch's sector number `ordinal`, counted from 0."""
+        return _FOOTER.pack(self.sector, self.segment & 0xFFFF, ordinal & 0xFF, mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ def encode_batch(body: bytes, *, place: Place, number: int) -> bytes:
     payload = bytes(_HEADER.size) + body
     payload += bytes(sectors * _PAYLOAD_BYTES - len(payload))
     chunks = [payload[at : at + _PAYLOAD_BYTES] for at in range(0, len(payload), _PAYLOAD_BYTES)]
-    framed = bytearray(place.footer(_MARK_INNER).join(chunks) + place.footer(_MARK_LAST))
+    framed = bytearray(place.footer(0, _MARK_INNER).join(chunks) + place.footer(0, _MARK_LAST))
+    framed[_ORDINAL_AT::SECTOR_BYTES] = (bytes(range(256)) * (sectors // 256 + 1))[:sectors]
 
     seed = place.crc_seed()
     body_crc = crc32(memoryview(framed)[_HEADER.size :], seed)
@@ -162,10 +166,10 @@ def _end_without_header(segment: bytes, place: Place) -> End:
     if at is None:
         return End(torn=False)
     # A first sector cut within itself has no mark; every later one must be of this same batch.
-    own = (place.footer(_MARK_INNER), place.footer(_MARK_LAST))
-    for other in range(start + SECTOR_BYTES, len(segment), SECTOR_BYTES):
+    for ordinal, other in enumerate(range(start, len(segment), SECTOR_BYTES)):
         footer = segment[other + _PAYLOAD_BYTES : other + SECTOR_BYTES]
-        if footer not in own and not _is_zero_sector(segment, other):
+        own = footer in (place.footer(ordinal, _MARK_INNER), place.footer(ordinal, _MARK_LAST))
+        if ordinal > 0 and not own and not _is_zero_sector(segment, other):
             raise DamageError(start, f"no batch starts here, and offset {other} has data of another one")
     return End(torn=True)
 

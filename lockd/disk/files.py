@@ -137,6 +137,8 @@ def _make_directory(directory: Path) -> None:
     """Create it and its parents; each new name is synced into the directory above it."""
     if directory.is_dir():
         return
+    if directory.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     parent = directory.absolute().parent
     _make_directory(parent)
     directory.mkdir(mode=0o700, exist_ok=True)

@@ -4,6 +4,7 @@
     HardState      term, vote and commit index (§5.1, SAFETY D2)
     EntryRun       entries; what the log had at or after the first one is gone (§5.3)
     Bindings       node ids bound to instances (C8)
+    Addresses      where nodes are to be dialled: known before any entry is applied
     ClusterLearnt  the cluster that this directory belongs to
     Seal           last in a full segment: the next one's number and size
 
@@ -43,6 +44,7 @@ class LogWrite:
     append: EntryRun | None = None
     bindings: tuple[tuple[NodeId, InstanceId], ...] = ()
     cluster: tuple[ClusterId, Incarnation] | None = None
+    addresses: tuple[tuple[NodeId, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,17 @@ class SegmentState:
     last_index: LogIndex
     last_term: Term
     bindings: tuple[tuple[NodeId, InstanceId], ...]
+    addresses: tuple[tuple[NodeId, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
     bound: tuple[tuple[NodeId, InstanceId], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    known: tuple[tuple[NodeId, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ class Seal:
     next_segment_bytes: int
 
 
-Record = SegmentState | HardState | EntryRun | Bindings | ClusterLearnt | Seal
+Record = SegmentState | HardState | EntryRun | Bindings | Addresses | ClusterLearnt | Seal
 
 
 class _Kind(enum.IntEnum):
@@ -85,12 +93,15 @@ class _Kind(enum.IntEnum):
     BINDINGS = 4
     CLUSTER = 5
     SEAL = 6
+    ADDRESSES = 7
 
 
 _FRAME = struct.Struct("<BI")
 _HARD_STATE = struct.Struct("<QIQ")
 _RUN = struct.Struct("<QI")
 _BINDING = struct.Struct("<I16s")
+_ADDRESS = struct.Struct("<IH")
+_COUNT = struct.Struct("<I")
 _CLUSTER = struct.Struct("<?16s4s")
 _SEAL = struct.Struct("<QQ")
 _STATE = struct.Struct("<I16sQQQQ")
@@ -104,6 +115,8 @@ def records_of(write: LogWrite) -> Iterator[Record]:
         yield ClusterLearnt(*write.cluster)
     if write.bindings:
         yield Bindings(write.bindings)
+    if write.addresses:
+        yield Addresses(write.addresses)
     if write.append:
         yield write.append
     if write.hard_state is not None:
@@ -144,6 +157,8 @@ def _encode(record: Record) -> tuple[_Kind, bytes]:
             return _Kind.HARD_STATE, _HARD_STATE.pack(record.term, record.voted_for, record.commit)
         case Bindings():
             return _Kind.BINDINGS, _encode_bindings(record.bound)
+        case Addresses():
+            return _Kind.ADDRESSES, _encode_addresses(record.known)
         case ClusterLearnt():
             return _Kind.CLUSTER, _encode_cluster(record.cluster, record.incarnation)
         case Seal():
@@ -160,6 +175,8 @@ def _decode(kind: int, content: bytes) -> Record:
             return _hard_state(*_HARD_STATE.unpack(content))
         case _Kind.BINDINGS:
             return Bindings(_decode_bindings(content))
+        case _Kind.ADDRESSES:
+            return Addresses(_decode_addresses(content))
         case _Kind.CLUSTER:
             return ClusterLearnt(*_decode_cluster(content))
         case _Kind.SEAL:
@@ -213,6 +230,24 @@ def _decode_bindings(content: bytes) -> tuple[tuple[NodeId, InstanceId], ...]:
     return tuple((NodeId(node), InstanceId(instance.hex())) for node, instance in pairs)
 
 
+def _encode_addresses(known: Sequence[tuple[NodeId, str]]) -> bytes:
+    texts = [(node, address.encode()) for node, address in known]
+    return b"".join(_ADDRESS.pack(node, len(text)) + text for node, text in texts)
+
+
+def _decode_addresses(content: bytes) -> tuple[tuple[NodeId, str], ...]:
+    known = []
+    at = 0
+    while at < len(content):
+        node, length = _ADDRESS.unpack_from(content, at)
+        at += _ADDRESS.size
+        known.append((NodeId(node), content[at : at + length].decode()))
+        at += length
+    if at != len(content):
+        raise ValueError(f"an address ends {at - len(content)} bytes after its record")
+    return tuple(known)
+
+
 def _encode_cluster(cluster: ClusterId, incarnation: Incarnation) -> bytes:
     return _CLUSTER.pack(bool(cluster), bytes.fromhex(cluster), bytes.fromhex(incarnation))
 
@@ -233,7 +268,9 @@ def _encode_state(state: SegmentState) -> bytes:
             _STATE.pack(identity.node_id, bytes.fromhex(identity.instance), *numbers),
             _encode_cluster(identity.cluster, identity.incarnation),
             _HARD_STATE.pack(hard.term, hard.voted_for, hard.commit),
+            _COUNT.pack(len(state.bindings)),
             _encode_bindings(state.bindings),
+            _encode_addresses(state.addresses),
         )
     )
 
@@ -242,7 +279,9 @@ def _decode_state(content: bytes) -> SegmentState:
     node, instance, segment, segment_bytes, last_index, last_term = _STATE.unpack_from(content)
     cluster_at = _STATE.size
     hard_at = cluster_at + _CLUSTER.size
-    bindings_at = hard_at + _HARD_STATE.size
+    count_at = hard_at + _HARD_STATE.size
+    bindings_at = count_at + _COUNT.size
+    addresses_at = bindings_at + _COUNT.unpack_from(content, count_at)[0] * _BINDING.size
     cluster, incarnation = _decode_cluster(content[cluster_at:hard_at])
     return SegmentState(
         identity=Identity(NodeId(node), InstanceId(instance.hex()), cluster, incarnation),
@@ -251,7 +290,8 @@ def _decode_state(content: bytes) -> SegmentState:
         hard_state=_hard_state(*_HARD_STATE.unpack_from(content, hard_at)),
         last_index=LogIndex(last_index),
         last_term=Term(last_term),
-        bindings=_decode_bindings(content[bindings_at:]),
+        bindings=_decode_bindings(content[bindings_at:addresses_at]),
+        addresses=_decode_addresses(content[addresses_at:]),
     )
 
 

@@ -38,12 +38,16 @@ _WHAT_TO_DO = (
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What a node knows when it starts. `fresh`: the directory was created just now."""
+    """What a node knows when it starts. `fresh`: the directory was created just now.
+
+    `addresses` are the founding members', and later ones as the node learnt them.
+    """
 
     identity: Identity
     hard_state: HardState
     entries: EntryRun
     bindings: dict[NodeId, InstanceId]
+    addresses: dict[NodeId, str]
     fresh: bool
 
 
@@ -149,6 +153,7 @@ class _Reader:
                 hard_state=self._stream.hard_state,
                 entries=entries,
                 bindings=dict(self._stream.bindings),
+                addresses=dict(self._stream.addresses),
                 fresh=False,
             ),
             stream=self._stream,
@@ -175,7 +180,7 @@ class _Reader:
             sector = read.end_sector
             end = sector * SECTOR_BYTES
             self._last_batch = (Spot(name, self._segment, offset), content[offset:end])
-            self._seal = self._replay(name, offset, read.body)
+            self._seal = self._replay(name, offset, read.body, segment_bytes=len(content))
             if self._seal is not None:
                 beyond = first_nonzero_sector(content, end)
                 if beyond is not None:
@@ -187,7 +192,7 @@ class _Reader:
         self._tail = Spot(name, self._segment, sector * SECTOR_BYTES)
         self._tail_segment_bytes = len(content)
 
-    def _replay(self, name: str, offset: int, body: bytes) -> Seal | None:
+    def _replay(self, name: str, offset: int, body: bytes, *, segment_bytes: int) -> Seal | None:
         """Take over what a batch says; returns the seal if it is the segment's last."""
         seal = None
         try:
@@ -197,6 +202,8 @@ class _Reader:
                         raise ValueError("the log does not start with a state")
                     self._stream = StreamState.of(record)
                 self._stream.apply(record)
+                if isinstance(record, SegmentState):
+                    self._check_place(record, segment_bytes)
                 if isinstance(record, EntryRun):
                     self._append(record)
                 elif isinstance(record, Seal):
@@ -212,6 +219,11 @@ class _Reader:
         self._terms += run.terms
         self._kinds += run.kinds
         self._payloads += run.payloads
+
+    def _check_place(self, state: SegmentState, segment_bytes: int) -> None:
+        if (state.segment, state.segment_bytes) != (self._segment, segment_bytes):
+            says = f"segment {state.segment} of {state.segment_bytes} bytes"
+            raise DamageError(0, f"{says} starts here, and the file has {segment_bytes}")
 
     def _check_untouched(self, name: str, content: bytes, tail: Spot) -> None:
         """The log has ended at `tail`; only the next segment, made ahead and all zero, may follow."""

@@ -12,7 +12,7 @@ and what a crash between them leaves:
              sync, or because a sync failed and the kernel then took the pages for clean
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import replace
 
@@ -25,6 +25,7 @@ from lockd.disk.stream import StreamState
 from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
 
 SEGMENT_BYTES = 4 * 1024 * 1024
+NOBODY: Mapping[NodeId, str] = {}
 _UNFINISHED_SUFFIX = ".new"
 _SEAL_BYTES = batch_bytes(len(encode_records([Seal(0, 0)])))
 
@@ -34,11 +35,13 @@ def open_log(
     *,
     node_id: NodeId,
     draw_instance: Callable[[], InstanceId],
+    founding: Mapping[NodeId, str] = NOBODY,
     ahead: Executor,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> tuple[Recovered, "SegmentLog"]:
     """Read the log in `files`, or begin one where there is none; what is returned is durable.
 
+    `founding` has the members' addresses for a new directory; an old one has its own.
     `segment_bytes` is the size of new segments, a multiple of 512. Raises CorruptData,
     DataDirError if the log is another node's or a newer version's, and OSError.
     """
@@ -50,7 +53,7 @@ def open_log(
     fresh = not segments
     if fresh:
         identity = Identity(node_id, draw_instance(), ClusterId(""), Incarnation(""))
-        segments = [_begin_first_segment(files, identity, segment_bytes)]
+        segments = [_begin_first_segment(files, identity, founding, segment_bytes)]
 
     image = read_log((files.path(name), files.read(name)) for name in segments)
     owner = image.recovered.identity.node_id
@@ -139,8 +142,10 @@ class SegmentLog:
         return self._ahead.submit(_create_segment, self._files, self._segment + 1, self._segment_bytes)
 
 
-def _begin_first_segment(files: Files, identity: Identity, segment_bytes: int) -> str:
-    state = StreamState.empty(identity).snapshot(1, segment_bytes)
+def _begin_first_segment(
+    files: Files, identity: Identity, founding: Mapping[NodeId, str], segment_bytes: int
+) -> str:
+    state = StreamState.empty(identity, founding).snapshot(1, segment_bytes)
     batch = encode_batch(encode_records([state]), place=Place("", 1, 0), number=1)
     _create_segment(files, 1, segment_bytes, batch)
     return segment_name(1)

@@ -1,8 +1,9 @@
 """What the records up to some point of the stream amount to, but for the entries themselves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lockd.disk.record import Bindings, ClusterLearnt, Identity, Record, Seal, SegmentState
+from lockd.disk.record import Addresses, Bindings, ClusterLearnt, Identity, Record, Seal, SegmentState
 from lockd.ids import NO_NODE, InstanceId, LogIndex, NodeId, Term
 from lockd.raft.entries import EntryRun, HardState
 
@@ -16,6 +17,7 @@ class StreamState:
     last_index: LogIndex
     last_term: Term
     bindings: dict[NodeId, InstanceId]
+    addresses: dict[NodeId, str]
 
     def apply(self, record: Record) -> None:
         """Go on by one record. Raises ValueError where it can't follow what was before it."""
@@ -31,6 +33,8 @@ class StreamState:
                 self.hard_state = record
             case Bindings():
                 self.bindings.update(record.bound)
+            case Addresses():
+                self.addresses.update(record.known)
             case ClusterLearnt():
                 self.identity = replace(self.identity, cluster=record.cluster, incarnation=record.incarnation)
             case SegmentState():
@@ -49,12 +53,21 @@ class StreamState:
             last_index=self.last_index,
             last_term=self.last_term,
             bindings=tuple(sorted(self.bindings.items())),
+            addresses=tuple(sorted(self.addresses.items())),
         )
 
     @classmethod
-    def empty(cls, identity: Identity) -> "StreamState":
-        return cls(identity, HardState(Term(0), NO_NODE, LogIndex(0)), LogIndex(0), Term(0), {})
+    def empty(cls, identity: Identity, founding: Mapping[NodeId, str]) -> "StreamState":
+        hard_state = HardState(Term(0), NO_NODE, LogIndex(0))
+        return cls(identity, hard_state, LogIndex(0), Term(0), {}, dict(founding))
 
     @classmethod
     def of(cls, state: SegmentState) -> "StreamState":
-        return cls(state.identity, state.hard_state, state.last_index, state.last_term, dict(state.bindings))
+        return cls(
+            state.identity,
+            state.hard_state,
+            state.last_index,
+            state.last_term,
+            dict(state.bindings),
+            dict(state.addresses),
+        )

@@ -8,7 +8,7 @@ The thread is the log's only user, so the order of `submit` is the order on disk
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -17,7 +17,7 @@ from lockd.disk.errors import DataDirError, LogClosedError
 from lockd.disk.files import Files, OsFiles
 from lockd.disk.record import Identity, LogWrite
 from lockd.disk.recovery import Recovered
-from lockd.disk.segments import SEGMENT_BYTES, SegmentLog, open_log
+from lockd.disk.segments import NOBODY, SEGMENT_BYTES, SegmentLog, open_log
 from lockd.ids import InstanceId, NodeId
 
 __all__ = ["DataDirError", "Identity", "LogClosedError", "LogWrite", "Recovered", "Wal", "open_data_dir"]
@@ -31,6 +31,7 @@ def open_data_dir(
     *,
     node_id: NodeId,
     draw_instance: Callable[[], InstanceId],
+    founding: Mapping[NodeId, str] = NOBODY,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> tuple[Recovered, "Wal"]:
     """Lock the data directory (made if need be), recover it, and get it ready for writes.
@@ -40,7 +41,11 @@ def open_data_dir(
     another node's, or can't be read or written.
     """
     return open_wal(
-        OsFiles(Path(path)), node_id=node_id, draw_instance=draw_instance, segment_bytes=segment_bytes
+        OsFiles(Path(path)),
+        node_id=node_id,
+        founding=founding,
+        draw_instance=draw_instance,
+        segment_bytes=segment_bytes,
     )
 
 
@@ -49,13 +54,19 @@ def open_wal(
     *,
     node_id: NodeId,
     draw_instance: Callable[[], InstanceId],
+    founding: Mapping[NodeId, str] = NOBODY,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> tuple[Recovered, "Wal"]:
     """As `open_data_dir`, over any `Files`; they are closed with the log, or if opening fails."""
     ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lockd-wal-ahead")
     try:
         recovered, log = open_log(
-            files, node_id=node_id, draw_instance=draw_instance, ahead=ahead, segment_bytes=segment_bytes
+            files,
+            node_id=node_id,
+            founding=founding,
+            draw_instance=draw_instance,
+            ahead=ahead,
+            segment_bytes=segment_bytes,
         )
     except BaseException as error:
         ahead.shutdown()

@@ -1,0 +1,93 @@
+"""Writes, and a model of what a log must hold after them: lists and a dict, no bytes."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lockd.disk.files import Files
+from lockd.disk.record import Identity, LogWrite
+from lockd.disk.recovery import Recovered
+from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
+from lockd.raft.entries import EntryKind, EntryRun, HardState
+
+NODE = NodeId(1)
+INSTANCE = InstanceId("a1" * 16)
+CLUSTER = ClusterId("c0" * 16)
+INCARNATION = Incarnation("1234abcd")
+
+
+def draw_instance() -> InstanceId:
+    return INSTANCE
+
+
+def hard_state(term: int, voted_for: int = 0, commit: int = 0) -> HardState:
+    return HardState(Term(term), NodeId(voted_for), LogIndex(commit))
+
+
+def run(first: int, *payloads: bytes, term: int = 1) -> EntryRun:
+    count = len(payloads)
+    return EntryRun(LogIndex(first), (Term(term),) * count, (EntryKind.COMMANDS,) * count, payloads)
+
+
+def segments_of(files: Files) -> list[tuple[str, bytes]]:
+    return [(name, files.read(name)) for name in files.names() if name.endswith(".log")]
+
+
+@dataclass
+class Model:
+    """What recovery must bring back after the writes given to `apply`."""
+
+    identity: Identity = field(
+        default_factory=lambda: Identity(NODE, INSTANCE, ClusterId(""), Incarnation(""))
+    )
+    hard_state: HardState = field(default_factory=lambda: HardState(Term(0), NO_NODE, LogIndex(0)))
+    entries: list[tuple[Term, EntryKind, bytes]] = field(default_factory=list)
+    bindings: dict[NodeId, InstanceId] = field(default_factory=dict)
+
+    def apply(self, writes: Iterable[LogWrite]) -> "Model":
+        """The model after these writes as well; this one stays as it is."""
+        after = Model(self.identity, self.hard_state, list(self.entries), dict(self.bindings))
+        for write in writes:
+            if write.append:
+                added = zip(write.append.terms, write.append.kinds, write.append.payloads, strict=True)
+                after.entries[write.append.first - 1 :] = list(added)
+            after.hard_state = write.hard_state or after.hard_state
+            after.bindings |= dict(write.bindings)
+            if write.cluster:
+                after.identity = Identity(NODE, INSTANCE, *write.cluster)
+        return after
+
+    def matches(self, recovered: Recovered) -> bool:
+        entries = recovered.entries
+        return (
+            self.identity == recovered.identity
+            and self.hard_state == recovered.hard_state
+            and self.entries == list(zip(entries.terms, entries.kinds, entries.payloads, strict=True))
+            and entries.first == 1
+            and self.bindings == recovered.bindings
+        )
+
+
+def draw_writes(rng: random.Random, model: Model, ticket: int, count: int) -> list[LogWrite]:
+    """`count` writes of every sort that can follow `model`, some with payloads of zeros."""
+    writes: list[LogWrite] = []
+    for number in range(ticket, ticket + count):
+        last = len(model.entries)
+        term = model.hard_state.term + rng.randrange(2)
+        first = last + 1 if rng.random() < 0.8 else rng.randint(1, last + 1)
+        payloads = [bytes(rng.randrange(900)) if rng.random() < 0.5 else rng.randbytes(rng.randrange(300))]
+        write = LogWrite(
+            number,
+            hard_state=hard_state(term, rng.randrange(4), rng.randrange(last + 1))
+            if rng.random() < 0.6
+            else None,
+            append=run(first, *payloads * rng.randrange(3), term=max(term, 1))
+            if rng.random() < 0.8
+            else None,
+            bindings=((NodeId(rng.randint(2, 5)), InstanceId(rng.randbytes(16).hex())),)
+            * (rng.random() < 0.2),
+            cluster=(CLUSTER, INCARNATION) if rng.random() < 0.1 else None,
+        )
+        writes.append(write)
+        model = model.apply([write])
+    return writes

@@ -1,0 +1,105 @@
+"""One suite for both implementations of the port `Files`, and what only the real one has to do."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lockd.disk.errors import DataDirError
+from lockd.disk.files import Files, OsFiles
+from tests.disk.memory import MemoryFiles
+
+
+@pytest.fixture(params=["os", "memory"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Files]:
+    opened: Files = OsFiles(tmp_path) if request.param == "os" else MemoryFiles()
+    yield opened
+    opened.close()
+
+
+def test_a_file_reads_as_it_was_written(files: Files) -> None:
+    file = files.create("a")
+    file.write_at(4, b"later")
+    file.write_at(0, b"zer")
+    file.sync()
+    file.close()
+    assert files.read("a") == b"zer\0later"
+    again = files.open("a")
+    again.write_at(1, b"E")
+    again.close()
+    assert files.read("a") == b"zEr\0later"
+
+
+def test_create_empties_a_file_that_was_there(files: Files) -> None:
+    for content in (b"long content", b"short"):
+        file = files.create("a")
+        file.write_at(0, content)
+        file.close()
+    assert files.read("a") == b"short"
+
+
+def test_names_follow_create_rename_and_remove(files: Files) -> None:
+    for name in ("c", "a", "b"):
+        file = files.create(name)
+        file.write_at(0, name.encode())
+        file.close()
+    assert files.names() == ["a", "b", "c"]
+    files.rename("c", "a")
+    files.remove("b")
+    files.sync_directory()
+    assert files.names() == ["a"]
+    assert files.read("a") == b"c"
+
+
+def test_path_is_for_messages(files: Files) -> None:
+    assert files.path("a").endswith("/a")
+
+
+def test_a_directory_is_made_with_its_parents_for_its_owner_only(tmp_path: Path) -> None:
+    directory = tmp_path / "srv" / "lockd-data"
+    files = OsFiles(directory)
+    files.create("a").close()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert (directory / "a").stat().st_mode & 0o777 == 0o600
+    files.close()
+
+
+def test_a_directory_in_use_is_refused_until_it_is_closed(tmp_path: Path) -> None:
+    first = OsFiles(tmp_path)
+    with pytest.raises(DataDirError, match=f"^data directory {tmp_path} is in use by another lockd process$"):
+        OsFiles(tmp_path)
+    first.close()
+    OsFiles(tmp_path).close()
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    place.write_text("not a directory")
+    with pytest.raises(DataDirError, match=f"^data directory {place}: Not a directory$"):
+        OsFiles(place)
+    with pytest.raises(DataDirError, match="Not a directory"):
+        OsFiles(place / "below")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from lockd.disk.files import OsFiles
+files = OsFiles(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(DataDirError, match="in use"):
+            OsFiles(tmp_path)
+        process.kill()
+        process.wait()
+    OsFiles(tmp_path).close()
