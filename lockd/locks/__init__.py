@@ -1,0 +1,26 @@
+"""The lock service as a state machine: sessions, locks, queues and the token counter.
+
+The idea. Every node applies the same log entries to a `LockMachine` and gets the same state and the
+same outcomes. Time is a number in the entry (T1), identities are drawn by whoever proposes it, and
+limits are part of the state (G11): nothing here reads a clock, a file or a random number.
+
+What it promises
+- At most one grant of a lock lives at a time, and every grant has a higher token than any before,
+  of whatever lock (P1, P2, G1).
+- Asking again with the same request id gives the same answer, and an id never holds twice (G3).
+- First come, first served; one release wakes exactly the one it grants (G5).
+- A wait that nobody listens for is withdrawn, unless its id comes back in time (G4).
+- The same entries make the same state, byte for byte, whatever Python runs them (G6).
+
+What it refuses
+- To end a lease by itself. Expiry is a command of the leader, whose deadlines are in `leases`: a
+  clock of one node, outside of the state (T1, T2).
+- To remember free locks. A lock that nobody holds or wants costs nothing, so nothing is known of
+  its past; the one token counter is what outlives it (redisson#6510).
+- To re-enter: a second request of the same owner waits like anyone's. Re-entry is the client's.
+
+Where to start: `commands` is the log format and the list of what can be asked; `machine` applies it;
+`state` has the transitions; `acquiring` is how a request is decided; `leases` is the leader's clock.
+Below them: `sessions`, `queues`, `answers` (G3), `origins` (G4), `timers`, `limits`, and `invariants`,
+`fingerprint` and `views` to look at it all. `codec` turns batches into bytes.
+"""

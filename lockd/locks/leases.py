@@ -1,0 +1,192 @@
+"""The leader's own deadlines of sessions: never in the log, gone with its leadership.
+
+The leader counts every session's TTL on its own monotonic clock, which is handed in. A lease is a
+lower bound (SAFETY T2): the book may let one run longer, never shorter than any client was told.
+What comes of a deadline is a command, ExpireSessions, and only that ends a session (T1).
+
+    book = LeaseBook(now, machine.lease_sessions())     once the leader's no-op is applied
+    book.learn(machine.lease_changes, now)              after every entry from then on
+    book.renew, book.is_marked                          for each keepalive
+    ExpireSessions(book.choose_expired(now, n))         at most n at a time (T4)
+    MarkSilent(book.silent(now))                        so that elections can't stretch dead ones
+
+A session that is marked silent has its next deadline, at the next leader, cut by that silence. So
+a renewal of it is answered only after ClearSilent is applied. It counts as marked from the moment
+that `silent` has named it: the entry with the mark may be on its way, and the state doesn't show it.
+"""
+
+import enum
+import heapq
+from collections.abc import Iterable
+
+from lockd.ids import SessionId
+from lockd.locks.state import LeaseChange, LeaseEvent
+from lockd.locks.views import SessionView
+
+
+class RenewalVerdict(enum.Enum):
+    """What comes of a keepalive. It is answered after a quorum confirmed the leader (T3)."""
+
+    RENEWED = "renewed"
+    """The TTL runs anew from `now_ms`. While `is_marked`, answer with what ClearSilent says (T2)."""
+    EXPIRING = "expiring"
+    """Chosen for expiry: not renewed (T3). Answer it when the choice is applied or refused."""
+    UNKNOWN = "unknown"
+    """Not a session with a running lease."""
+
+
+class _Lease:
+    __slots__ = ("clearing", "heard_ms", "is_chosen", "marked_ms", "ttl_ms")
+
+    def __init__(self, *, heard_ms: int, ttl_ms: int, marked_ms: int) -> None:
+        self.heard_ms = heard_ms
+        self.ttl_ms = ttl_ms
+        self.marked_ms = marked_ms
+        """The silence that the log has of it, or will have; 0 for none."""
+        self.clearing = False
+        """A ClearSilent is on its way: no mark may follow it into the log unseen."""
+        self.is_chosen = False
+
+    @property
+    def deadline_ms(self) -> int:
+        return self.heard_ms + self.ttl_ms
+
+    @property
+    def next_mark_ms(self) -> int:
+        """Half of what the next leader would still give, at least an eighth of the TTL: 3 marks."""
+        step = max((self.ttl_ms - self.marked_ms) // 2, self.ttl_ms // 8, 1)
+        return self.heard_ms + self.marked_ms + step
+
+
+class LeaseBook:
+    """When which session expires, on the leader's monotonic clock in ms.
+
+    All calls cost O(log n) for each session they touch: renewing moves nothing in the heaps, whose
+    entries are put right when they come up.
+    """
+
+    def __init__(self, now_ms: int, sessions: Iterable[SessionView]) -> None:
+        """A new leader's book: every running lease has its full TTL from now, less its logged
+        silence (T2). Private sessions that still wait come in with `opened`, at their grant.
+        """
+        self._leases: dict[SessionId, _Lease] = {}
+        self._deadlines: list[tuple[int, SessionId]] = []
+        self._marks: list[tuple[int, SessionId]] = []
+        for session in sessions:
+            if session.lease_running:
+                heard_ms = now_ms - session.silent_ms
+                self._add(session.id, heard_ms=heard_ms, ttl_ms=session.ttl_ms, marked_ms=session.silent_ms)
+
+    def _add(self, session: SessionId, *, heard_ms: int, ttl_ms: int, marked_ms: int) -> None:
+        lease = _Lease(heard_ms=heard_ms, ttl_ms=ttl_ms, marked_ms=marked_ms)
+        self._leases[session] = lease
+        heapq.heappush(self._deadlines, (lease.deadline_ms, session))
+        heapq.heappush(self._marks, (lease.next_mark_ms, session))
+
+    def learn(self, changes: Iterable[LeaseChange], now_ms: int) -> None:
+        """Take in what an entry did to leases."""
+        for event, session, ttl_ms in changes:
+            match event:
+                case LeaseEvent.BEGAN:
+                    self.opened(session, ttl_ms, now_ms)
+                case LeaseEvent.CLEARED:
+                    self.cleared(session)
+                case LeaseEvent.ENDED:
+                    self.ended(session)
+
+    def opened(self, session: SessionId, ttl_ms: int, now_ms: int) -> None:
+        """A lease began to run: a session was opened, or a private one has its grant."""
+        known = self._leases.get(session)
+        if known is None:
+            self._add(session, heard_ms=now_ms, ttl_ms=ttl_ms, marked_ms=0)
+        else:  # a book made from the state that already has it
+            known.heard_ms = max(known.heard_ms, now_ms)
+
+    def ended(self, session: SessionId) -> None:
+        """The session is gone from the state, whatever ended it. Unknown ones are let pass."""
+        if self._leases.pop(session, None) is not None:
+            self._deadlines = self._without_dead(self._deadlines)
+            self._marks = self._without_dead(self._marks)
+
+    def _without_dead(self, heap: list[tuple[int, SessionId]]) -> list[tuple[int, SessionId]]:
+        """The heap, rebuilt when more than half of it belongs to sessions that have ended."""
+        if len(heap) <= 2 * len(self._leases) + 64:
+            return heap
+        living = [entry for entry in heap if entry[1] in self._leases]
+        heapq.heapify(living)
+        return living
+
+    def renew(self, session: SessionId, now_ms: int) -> RenewalVerdict:
+        """A keepalive arrived."""
+        lease = self._leases.get(session)
+        if lease is None:
+            return RenewalVerdict.UNKNOWN
+        if lease.is_chosen:
+            return RenewalVerdict.EXPIRING
+        lease.heard_ms = max(lease.heard_ms, now_ms)
+        lease.clearing = lease.marked_ms > 0
+        return RenewalVerdict.RENEWED
+
+    def is_marked(self, session: SessionId) -> bool:
+        """Tell whether the log has, or may get, a mark of silence that a renewal must clear (T2)."""
+        lease = self._leases.get(session)
+        return lease is not None and lease.marked_ms > 0
+
+    def cleared(self, session: SessionId) -> None:
+        """A ClearSilent of this session is applied: renewals are answered at once again."""
+        lease = self._leases.get(session)
+        if lease is not None:
+            lease.marked_ms = 0
+            lease.clearing = False
+
+    def choose_expired(self, now_ms: int, at_most: int) -> tuple[SessionId, ...]:
+        """Sessions whose deadline has passed, the longest overdue first; chosen from now on (T3)."""
+        chosen: list[SessionId] = []
+        while len(chosen) < at_most and self._deadlines and self._deadlines[0][0] <= now_ms:
+            _, session = heapq.heappop(self._deadlines)
+            lease = self._leases.get(session)
+            if lease is None or lease.is_chosen:
+                continue
+            if lease.deadline_ms > now_ms:
+                heapq.heappush(self._deadlines, (lease.deadline_ms, session))
+                continue
+            lease.is_chosen = True
+            chosen.append(session)
+        return tuple(chosen)
+
+    def choice_refused(self, sessions: Iterable[SessionId]) -> None:
+        """Their ExpireSessions was not appended: they may be renewed, or chosen, again (T3)."""
+        for session in sessions:
+            lease = self._leases.get(session)
+            if lease is not None and lease.is_chosen:
+                lease.is_chosen = False
+                heapq.heappush(self._deadlines, (lease.deadline_ms, session))
+
+    def silent(self, now_ms: int, at_most: int = 1_000) -> tuple[tuple[SessionId, int], ...]:
+        """Sessions not heard of for over half their TTL, with that silence in ms, sorted (T2).
+
+        A session is named again when half of what is left has passed, so that a row of short
+        leaderships adds up. One whose mark is being cleared is left out: the mark would come after
+        its clearing in the log, and stay.
+        """
+        found: list[tuple[SessionId, int]] = []
+        while len(found) < at_most and self._marks and self._marks[0][0] <= now_ms:
+            _, session = heapq.heappop(self._marks)
+            lease = self._leases.get(session)
+            if lease is None:
+                continue
+            silence_ms = min(now_ms - lease.heard_ms, lease.ttl_ms)
+            may_mark = not lease.is_chosen and not lease.clearing and silence_ms > lease.marked_ms
+            if may_mark and lease.next_mark_ms <= now_ms:
+                lease.marked_ms = silence_ms
+                found.append((session, silence_ms))
+            later_ms = lease.next_mark_ms
+            if later_ms <= now_ms:
+                later_ms = now_ms + lease.ttl_ms // 8 + 1
+            heapq.heappush(self._marks, (later_ms, session))
+        return tuple(sorted(found))
+
+    def next_deadline_ms(self) -> int | None:
+        """No earlier than this does `choose_expired` or `silent` have anything to say."""
+        heads = [heap[0][0] for heap in (self._deadlines, self._marks) if heap]
+        return min(heads, default=None)

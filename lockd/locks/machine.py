@@ -1,0 +1,272 @@
+"""The lock state machine: log entries in, outcomes out (SAFETY G6).
+
+`LockMachine.apply` is total: whatever a decoded batch holds, it raises nothing and answers every
+command. It reads no clock but its own, draws nothing at random, and knows nothing of the node that
+runs it, so all nodes that apply the same entries hold the same state.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lockd.ids import ClusterId, FencingToken, Incarnation, LogIndex, SessionId
+from lockd.locks.acquiring import (
+    NO_SESSION,
+    acquire,
+    cancel,
+    origin_gone,
+    orphan_all,
+    release,
+    request_orphaned,
+    too_many_sessions,
+)
+from lockd.locks.commands import (
+    Acquire,
+    Batch,
+    Cancel,
+    Changed,
+    ClearSilent,
+    CloseSession,
+    Command,
+    Completion,
+    CreateCluster,
+    ExpireSessions,
+    MarkSilent,
+    OpenSession,
+    OriginGone,
+    Outcome,
+    Refused,
+    RegisterNode,
+    Release,
+    RequestOrphaned,
+    SessionOpened,
+)
+from lockd.locks.invariants import check
+from lockd.locks.limits import CLOCK_MS_MAX, Limits, check_name, check_text
+from lockd.locks.state import LeaseChange, LeaseEvent, LockState
+from lockd.locks.views import (
+    LockView,
+    SessionView,
+    Stats,
+    list_locks,
+    view_lock,
+    view_session,
+    view_stats,
+)
+
+
+class LockMachine:
+    """All sessions, locks and queues, as the applied entries made them.
+
+    One task owns it. Reads show the state after the last `apply`; that they are linearizable is
+    the caller's doing (C6).
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.state = LockState(limits)
+
+    def apply(self, index: LogIndex, batch: Batch) -> list[Completion]:
+        """Apply one COMMANDS entry.
+
+        Advances the clock to the batch's stamp, or leaves it when the stamp is lower (T1); fires
+        the timers that are due, by deadline, then by the order in which they were set; then applies
+        the commands in order.
+
+        Returns every outcome that this caused, in the order in which it came about: one for each
+        command, and those of waits that ended, be it granted, timed out, withdrawn or because their
+        session ended. So an operation gets one completion, or two when it has to wait: Queued, which
+        is for the caller's eyes only with NOTIFY, and what the wait came to.
+        """
+        state = self.state
+        assert index > state.applied, f"entry {index} after {state.applied}"
+        state.applied = index
+        state.completions = []
+        state.lease_changes = []
+        state.advance_clock(min(batch.stamp_ms, CLOCK_MS_MAX))
+        for command in batch.commands:
+            outcome = _APPLY[type(command.operation)](state, command, command.operation)
+            state.tell(command.origin, outcome)
+        return state.completions
+
+    def next_timer_ms(self) -> int | None:
+        """The clock at which a timer is due next: the leader then proposes a batch, empty or not."""
+        return self.state.timers.next_ms()
+
+    # What was applied
+
+    @property
+    def lease_changes(self) -> list[LeaseChange]:
+        """What the last `apply` did to leases, in order: the leader's lease book learns it."""
+        return self.state.lease_changes
+
+    @property
+    def clock_ms(self) -> int:
+        """The state's clock: ms since the cluster began, as far as leaders counted them (T1)."""
+        return self.state.clock_ms
+
+    @property
+    def cluster(self) -> ClusterId:
+        """ "" until the first entry is applied."""
+        return ClusterId(self.state.cluster)
+
+    @property
+    def incarnation(self) -> Incarnation:
+        return Incarnation(self.state.incarnation)
+
+    @property
+    def revision(self) -> int:
+        """How many events locks have had: grants and ends of grants."""
+        return self.state.revision
+
+    @property
+    def token(self) -> FencingToken:
+        """The token drawn last, of whatever lock. For metrics: never hand it to a holder (G9)."""
+        return self.state.token
+
+    @property
+    def feature_level(self) -> int:
+        return self.state.feature_level
+
+    @property
+    def nodes(self) -> Mapping[int, RegisterNode]:
+        """What each node registered last, by id."""
+        return self.state.nodes
+
+    @property
+    def stats(self) -> Stats:
+        return view_stats(self.state)
+
+    # Sessions and locks
+
+    def session(self, session_id: SessionId) -> SessionView | None:
+        """The session, if it lives. Whether the asker is its user is the caller's to check."""
+        session = self.state.sessions.get(session_id)
+        return None if session is None else view_session(session)
+
+    def lease_sessions(self) -> Iterator[SessionView]:
+        """Every session, sorted by id: what a new leader's lease book starts from (T2)."""
+        for session_id in sorted(self.state.sessions):
+            yield view_session(self.state.sessions[session_id])
+
+    def inspect(self, name: str) -> LockView:
+        """The lock of that name, free or held."""
+        return view_lock(self.state, name)
+
+    def locks(self, prefix: str = "", after: str = "", count: int = 100) -> list[LockView]:
+        """At most `count` locks that aren't free, with that prefix, by name, after `after`."""
+        return list_locks(self.state, prefix, after, count)
+
+    def check_invariants(self) -> None:
+        """P1, P2, and that all indexes agree. Costs O(size of the state)."""
+        check(self.state)
+
+
+def _create_cluster(state: LockState, command: Command, operation: CreateCluster) -> Outcome:
+    """The first identity stays: a leader that wasn't the first may have asked too (C8)."""
+    del command
+    if state.cluster:
+        return Changed(0)
+    state.cluster = operation.cluster
+    state.incarnation = operation.incarnation
+    return Changed(1)
+
+
+def _register_node(state: LockState, command: Command, operation: RegisterNode) -> Outcome:
+    """A node that registers has started: what waits on connections of its earlier boots is orphaned.
+
+    The registering node's boot is that of the command's origin. So no leader has to notice a quick
+    restart (G4).
+    """
+    if command.origin.node != operation.node:
+        return Refused("ERR", "a node registers itself only")
+    state.nodes[operation.node] = operation
+    state.boots[operation.node] = command.origin.boot
+    orphan_all(state, state.waits.of_other_boots(operation.node, command.origin.boot))
+    return Changed(1)
+
+
+def _open_session(state: LockState, command: Command, operation: OpenSession) -> Outcome:
+    limits = state.limits
+    known = state.sessions.get(command.session)
+    if known is not None:
+        if known.user == command.user and not known.is_private:
+            return SessionOpened(known.id, known.ttl_ms)
+        return Refused("ERR", "the session needs an id that is not in use")
+    if not command.session:
+        return Refused("ERR", "the session id is empty")
+    refusal = (
+        check_name("session id", command.session, limits.session_id_bytes_max)
+        or check_name("session name", operation.name, limits.session_name_bytes_max)
+        or check_text("metadata", operation.meta, limits.meta_bytes_max)
+        or too_many_sessions(state)
+    )
+    if refusal is not None:
+        return refusal
+    session = state.open_session(
+        command.session,
+        user=command.user,
+        ttl_ms=operation.ttl_ms,
+        name=operation.name,
+        meta=operation.meta,
+    )
+    return SessionOpened(session.id, session.ttl_ms)
+
+
+def _close_session(state: LockState, command: Command, operation: CloseSession) -> Outcome:
+    del operation
+    session = state.sessions.get(command.session)
+    if session is None:
+        return Changed(0)
+    if session.user != command.user:
+        return NO_SESSION
+    state.end_session(session)
+    return Changed(1)
+
+
+def _expire_sessions(state: LockState, command: Command, operation: ExpireSessions) -> Outcome:
+    """Those that are left of the leader's choice end, sorted by id (T1, G6)."""
+    del command
+    ended = 0
+    for session_id in sorted(operation.sessions):
+        session = state.sessions.get(session_id)
+        if session is not None:
+            state.end_session(session)
+            ended += 1
+    return Changed(ended)
+
+
+def _mark_silent(state: LockState, command: Command, operation: MarkSilent) -> Outcome:
+    del command
+    marked = 0
+    for session_id, silent_ms in operation.silences:
+        session = state.sessions.get(session_id)
+        if session is not None:
+            session.silent_ms = min(max(silent_ms, 0), session.ttl_ms)
+            marked += 1
+    return Changed(marked)
+
+
+def _clear_silent(state: LockState, command: Command, operation: ClearSilent) -> Outcome:
+    """The outcome is the answer to the renewal that had to wait for this entry (T2)."""
+    del operation
+    session = state.sessions.get(command.session)
+    if session is None or command.user not in {session.user, ""}:
+        return NO_SESSION
+    session.silent_ms = 0
+    state.note_lease(LeaseEvent.CLEARED, session)
+    return SessionOpened(session.id, session.ttl_ms)
+
+
+_APPLY: dict[type[Any], Callable[[LockState, Command, Any], Outcome]] = {
+    CreateCluster: _create_cluster,
+    RegisterNode: _register_node,
+    OpenSession: _open_session,
+    CloseSession: _close_session,
+    ExpireSessions: _expire_sessions,
+    MarkSilent: _mark_silent,
+    ClearSilent: _clear_silent,
+    Acquire: acquire,
+    Cancel: cancel,
+    Release: release,
+    OriginGone: origin_gone,
+    RequestOrphaned: request_orphaned,
+}
