@@ -16,7 +16,6 @@ from lockd.locks.commands import (
     RequestOrphaned,
 )
 from lockd.locks.limits import Limits, check_name, check_text, over_limit
-from lockd.locks.origins import same_connection
 from lockd.locks.queues import Phase, Request
 from lockd.locks.sessions import Session
 from lockd.locks.state import LockState
@@ -282,13 +281,16 @@ def orphan_all(state: LockState, requests: list[Request]) -> None:
 
 
 def request_orphaned(state: LockState, command: Command, operation: RequestOrphaned) -> Outcome:
-    """The answer to a request could not be written to the connection that `command.origin` names.
+    """The answer to a request could not be written to the connection that the operation names.
 
     Nothing happens when the request has meanwhile come back over another connection: that one has
-    the answer, and its client may rely on the grant.
+    the answer, and its client may rely on the grant (P1).
     """
     request = _find(state, command, operation)
-    if request is None or not same_connection(request.origin, command.origin):
+    if request is None:
+        return Changed(0)
+    gone = (command.origin.node, command.origin.boot, operation.connection)
+    if (request.origin.node, request.origin.boot, request.origin.connection) != gone:
         return Changed(0)
     state.orphan(request)
     return Changed(1)

@@ -89,7 +89,8 @@ class Acquire(msgspec.Struct, array_like=True, frozen=True, tag="acquire"):
     """0: refuse at once (BUSY); WAIT_FOREVER; else the longest wait, by the state's clock."""
     meta: str
     notify: bool = False
-    """The caller is told at once that it waits, and later of the end (NOTIFY)."""
+    """The caller is told at once that it waits, and later of the end (NOTIFY). For the node that
+    asks alone: the outcome of a request that waits is Queued either way."""
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
@@ -119,9 +120,15 @@ class OriginGone(msgspec.Struct, array_like=True, frozen=True, tag="origin_gone"
 
 
 class RequestOrphaned(msgspec.Struct, array_like=True, frozen=True, tag="request_orphaned"):
-    """The answer to `Command.request` could not be written. As OriginGone, for one request (G4)."""
+    """The answer to `Command.request` could not be written. As OriginGone, for one request (G4).
+
+    Without effect when the request has since been asked again over another connection: its client
+    may rely on the grant (P1).
+    """
 
     lock: str
+    connection: int
+    """The one that was gone, of the node and boot in `Command.origin`."""
 
 
 Operation = (
@@ -181,7 +188,10 @@ class Granted(msgspec.Struct, array_like=True, frozen=True, tag="granted"):
 
 
 class Queued(msgspec.Struct, array_like=True, frozen=True, tag="queued"):
-    """The request waits at `position` (0 is next). Another completion for its origin follows."""
+    """The request waits at `position` (0 is next). Another completion for its origin follows.
+
+    After a retry `position` may be too high by as many as have withdrawn ahead of it since.
+    """
 
     lock: str
     session: str

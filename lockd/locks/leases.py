@@ -6,7 +6,7 @@ What comes of a deadline is a command, ExpireSessions, and only that ends a sess
 
     book = LeaseBook(now, machine.lease_sessions())     once the leader's no-op is applied
     book.learn(machine.lease_changes, now)              after every entry from then on
-    book.renew, book.is_marked                          for each keepalive
+    book.renew                                          for each keepalive
     ExpireSessions(book.choose_expired(now, n))         at most n at a time (T4)
     MarkSilent(book.silent(now))                        so that elections can't stretch dead ones
 
@@ -28,7 +28,9 @@ class RenewalVerdict(enum.Enum):
     """What comes of a keepalive. It is answered after a quorum confirmed the leader (T3)."""
 
     RENEWED = "renewed"
-    """The TTL runs anew from `now_ms`. While `is_marked`, answer with what ClearSilent says (T2)."""
+    """The TTL runs anew from `now_ms`."""
+    RENEWED_MARKED = "renewed, but marked silent"
+    """As RENEWED, but answer it with the outcome of a ClearSilent that is proposed now (T2)."""
     EXPIRING = "expiring"
     """Chosen for expiry: not renewed (T3). Answer it when the choice is applied or refused."""
     UNKNOWN = "unknown"
@@ -124,13 +126,10 @@ class LeaseBook:
         if lease.is_chosen:
             return RenewalVerdict.EXPIRING
         lease.heard_ms = max(lease.heard_ms, now_ms)
-        lease.clearing = lease.marked_ms > 0
-        return RenewalVerdict.RENEWED
-
-    def is_marked(self, session: SessionId) -> bool:
-        """Tell whether the log has, or may get, a mark of silence that a renewal must clear (T2)."""
-        lease = self._leases.get(session)
-        return lease is not None and lease.marked_ms > 0
+        if lease.marked_ms == 0:
+            return RenewalVerdict.RENEWED
+        lease.clearing = True
+        return RenewalVerdict.RENEWED_MARKED
 
     def cleared(self, session: SessionId) -> None:
         """A ClearSilent of this session is applied: renewals are answered at once again."""

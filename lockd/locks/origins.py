@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from lockd.locks.commands import Origin
 from lockd.locks.queues import Request
 
 
@@ -55,11 +54,6 @@ class WaitsByOrigin:
             for connections in boots.values()
             for waits in connections.values()
         )
-
-
-def same_connection(one: Origin, other: Origin) -> bool:
-    """Tell whether two commands came in over one connection."""
-    return (one.node, one.boot, one.connection) == (other.node, other.boot, other.connection)
 
 
 def _by_ticket(groups: Iterable[dict[int, Request]]) -> list[Request]:

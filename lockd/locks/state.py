@@ -320,7 +320,7 @@ class LockState:
         return self._in_the_way(
             "TIMEOUT",
             request.lock,
-            f" (waited {request.wait_ms} ms, {len(request.lock.waiters) - 1} others wait)",
+            f" (waited {request.wait_ms} ms, {len(request.lock.waiters) - 1} more waiting)",
         )
 
     def busy(self, lock: Lock) -> Refused:
