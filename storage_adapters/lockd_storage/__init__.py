@@ -1,1 +1,49 @@
-"""Storage that refuses a writer whose lock has passed on."""
+"""Storage that refuses a writer whose lock has passed on.
+
+A lease ends while its holder is paused; the holder wakes and writes. A lock can't stop that, the
+storage can: it keeps, for each resource, the fencing token last installed there, and takes writes
+under that token alone.
+
+    fence = SqlFence(engine)                              # lockd_storage.sqlalchemy
+    with client.lock("orders") as lease:
+        fence.install(lease)                              # before reading anything
+        with fenced(Session(engine), fence, lease) as session:
+            session.execute(...)                          # StaleToken if someone newer has come
+
+Promised: no write is applied whose token is not the one installed for its resource, while the store
+keeps what it acknowledged (SAFETY P4). Once `install` has returned, no older holder's write becomes
+visible. Refused: what can't be checked in one step with the write (AUTOCOMMIT, two databases, two-phase
+commits). Not covered: effects outside the store, such as mail; write those to an outbox table in the
+same transaction.
+
+Start reading at `fencing`, the rule and the port. `memory` is the port's twin for tests, `sqlalchemy`
+the adapter for PostgreSQL and SQLite, `schema` makes the tables.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from lockd_storage.errors import NotFenceable, NotInstalled, WrongCluster, WrongLock
+from lockd_storage.fencing import FencePort, HeldLease, Mark
+
+if TYPE_CHECKING:
+    from lockd_storage.sqlalchemy import fenced
+
+__all__ = [
+    "FencePort",
+    "HeldLease",
+    "Mark",
+    "NotFenceable",
+    "NotInstalled",
+    "WrongCluster",
+    "WrongLock",
+    "fenced",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for, so that the other adapters work without SQLAlchemy.
+    if name == "fenced":
+        from lockd_storage.sqlalchemy import fenced  # noqa: PLC0415
+
+        return fenced
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,37 @@
+"""Fenced writes through SQLAlchemy, on PostgreSQL and SQLite.
+
+`SqlFence` installs; `fenced` wraps a Session or a Connection so that every transaction it begins
+is checked first and holds the mark until it ends. The marks live in the same database as the data, in
+tables that `lockd_storage.schema.upgrade(engine)` makes.
+
+On PostgreSQL both verbs are functions, so that other clients can take part:
+
+    BEGIN;                                      -- READ COMMITTED, and nothing else in it
+    SELECT lockd_fence_install('orders', 'orders', 'cluster/incarnation/token');
+    COMMIT;
+
+    BEGIN;                                      -- any isolation level; this comes first
+    SELECT lockd_fence_begin('orders', 'cluster/incarnation/token', 8000, 8000);
+    ...                                         -- at most 8000 ms idle, and 8000 ms a statement
+    COMMIT;
+
+The first arguments are the resource and, for install, the lock's name. They refuse with these
+SQLSTATEs: LF001 stale token, LF002 not installed, LF003 another cluster, LF004 another lock, LF005
+not READ COMMITTED, LF006 not a fence. The resource stays locked FOR SHARE until the transaction ends.
+
+On SQLite the database has one writer at a time: a fenced transaction takes the write lock first,
+then compares. A holder that is paused inside a transaction blocks everyone until its process goes on
+or ends; no server is there to end it.
+
+Start reading at `fence`. `block` watches the transactions, `postgresql` and `sqlite` speak to the
+database.
+"""
+
+try:
+    import sqlalchemy as _installed  # noqa: F401  the test is whether it can be imported
+except ImportError as error:
+    raise ImportError('lockd_storage.sqlalchemy needs SQLAlchemy: pip install "lockd[sqlalchemy]"') from error
+
+from lockd_storage.sqlalchemy.fence import SqlFence, fenced
+
+__all__ = ["SqlFence", "fenced"]

@@ -1,0 +1,45 @@
+"""What a storage says no with, beside `StaleToken`, `LeaseLost`, `Unavailable` and `OutcomeUnknown`.
+
+All are `Rejected`: nothing was written, and the same call again won't help. What will is said
+with each.
+"""
+
+from lockd.errors import Rejected
+
+
+class NotInstalled(Rejected):
+    """The lease's token is not the mark of its resource, because it was never installed there.
+
+    A store without the mark fails closed (SAFETY S2). Call `install(lease)` right after acquiring.
+    """
+
+    def __init__(self, message: str, *, resource: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class WrongCluster(Rejected):
+    """The resource, or the adapter, belongs to another lockd cluster than the lease does."""
+
+    def __init__(self, message: str, *, resource: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class WrongLock(Rejected):
+    """The resource is guarded by a lock of another name.
+
+    Leases of two locks don't exclude each other, so one of them must not write here.
+    """
+
+    def __init__(self, message: str, *, resource: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class NotFenceable(Rejected):
+    """This session, connection or engine can't be held to a fence: the message says why.
+
+    In AUTOCOMMIT mode no transaction holds the mark; an open transaction may have read before the
+    check; a second database or a two-phase commit would not be covered by it.
+    """

@@ -1,0 +1,186 @@
+"""The two verbs on PostgreSQL: functions in the database, called as SAFETY S3 to S5 say."""
+
+import re
+from threading import Event, Thread
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from lockd.errors import LockdError, OutcomeUnknown, StaleToken, Unavailable
+from lockd_storage.errors import NotInstalled, WrongCluster, WrongLock
+from lockd_storage.fencing import Mark
+from lockd_storage.sqlalchemy.marks import Bounds, Grant, milliseconds, no_store
+
+SERIALIZATION_FAILURE = "40001"
+LOCK_TIMEOUT = "55P03"
+IDLE_TIMEOUT = "25P03"
+CANCELED = "57014"
+
+# Beyond its lock timeout an install may compute and write for this long.
+INSTALL_WORK_MS = 5_000
+BLOCKER_POLL_SECONDS = 0.02
+
+_INSTALL = text("SELECT lockd_fence_install(:resource, :lock, :fence)")
+_BEGIN = text("SELECT lockd_fence_begin(:resource, :fence, :idle_ms, :statement_ms)")
+_PREPARE_INSTALL = text(
+    "SELECT pg_backend_pid(), set_config('lock_timeout', :lock_ms, true),"
+    " set_config('statement_timeout', :statement_ms, true),"
+    " set_config('idle_in_transaction_session_timeout', :statement_ms, true)"
+)
+_END_BLOCKERS = text(
+    "SELECT pid, pg_terminate_backend(pid) FROM unnest(pg_blocking_pids(:pid)) AS blocker(pid) WHERE pid > 0"
+)
+_MARK_IN_TEXT = re.compile(r"mark (\d+)$", re.MULTILINE)
+
+
+class PostgresMarks:
+    """See `MarkStore`."""
+
+    def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
+        """See `MarkStore.install`.
+
+        Transactions that still hold the old mark after `timeout` seconds are ended by the server
+        (SAFETY S5): their holder's lease has passed on, and it may be paused for ever.
+        """
+        try:
+            if not _install(engine, grant, timeout=timeout, blockers=None):
+                blockers = _Blockers(engine)
+                if not _install(engine, grant, timeout=max(timeout, 1.0), blockers=blockers):
+                    raise Unavailable(
+                        f"install for resource {grant.resource!r} is blocked: {blockers.report()}"
+                    )
+        except DBAPIError as error:
+            if _is_unreachable(error):
+                raise Unavailable(f"the database can't be reached: {error.orig}") from error
+            raise
+        return Mark(grant.resource, grant.lease.lock, grant.fence)
+
+    def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:
+        """See `MarkStore.begin`."""
+        try:
+            _begin(connection, grant, bounds)
+        except DBAPIError as error:
+            if sqlstate(error) != SERIALIZATION_FAILURE:
+                raise
+            # Under REPEATABLE READ the mark moved after this transaction's snapshot. Look again in a
+            # new snapshot: a blind retry would hide that someone newer has come. If nobody has, the
+            # transaction is still lost, together with whatever was done in it before this check.
+            connection.connection.rollback()
+            _begin(connection, grant, bounds)
+            raise
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """The SQLSTATE, or "" where the driver or the failure has none."""
+    return str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")
+
+
+class _Blockers:
+    """Ends the sessions that one waiting backend waits for, from a thread and connection of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._done = Event()
+        self._failure: SQLAlchemyError | None = None
+        self._thread: Thread | None = None
+
+    def end_for(self, waiting_pid: int) -> None:
+        """Start ending whatever blocks that backend, until `stop()`."""
+        self._thread = Thread(target=self._run, args=(waiting_pid,), name="lockd-install", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def report(self) -> str:
+        """Why the blockers are still there, for the error's text."""
+        return "older transactions did not end" if self._failure is None else str(self._failure)
+
+    def _run(self, waiting_pid: int) -> None:
+        try:
+            with self._engine.connect() as connection:
+                while not self._done.wait(BLOCKER_POLL_SECONDS):
+                    connection.execute(_END_BLOCKERS, {"pid": waiting_pid})
+                    connection.rollback()
+        except SQLAlchemyError as error:  # told by report(): the role may lack pg_signal_backend
+            self._failure = error
+
+
+def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blockers | None) -> bool:
+    """Install in one committed READ COMMITTED transaction (SAFETY S4). False: blocked for `timeout` s."""
+    lock_ms = milliseconds(timeout)
+    with engine.connect() as opened:
+        connection = opened.execution_options(isolation_level="READ COMMITTED")
+        pid = connection.scalar(
+            _PREPARE_INSTALL, {"lock_ms": str(lock_ms), "statement_ms": str(lock_ms + INSTALL_WORK_MS)}
+        )
+        if blockers is not None:
+            blockers.end_for(pid)
+        try:
+            connection.execute(
+                _INSTALL, {"resource": grant.resource, "lock": grant.lease.lock, "fence": str(grant.fence)}
+            )
+        except DBAPIError as error:
+            if sqlstate(error) == LOCK_TIMEOUT:
+                return False
+            refusal = _refusal(error, grant)
+            if refusal is None:
+                raise
+            raise refusal from error
+        finally:
+            if blockers is not None:
+                blockers.stop()
+        try:
+            connection.commit()
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise OutcomeUnknown(
+                    f"the reply to the install for {grant.resource!r} was lost: install again"
+                ) from error
+            raise
+    return True
+
+
+def _begin(connection: Connection, grant: Grant, bounds: Bounds) -> None:
+    try:
+        connection.execute(
+            _BEGIN,
+            {
+                "resource": grant.resource,
+                "fence": str(grant.fence),
+                "idle_ms": bounds.idle_ms,
+                "statement_ms": bounds.statement_ms,
+            },
+        )
+    except DBAPIError as error:
+        refusal = _refusal(error, grant)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _refusal(error: DBAPIError, grant: Grant) -> LockdError | None:
+    """The error that a SQLSTATE of ours stands for, or None."""
+    words = str(error.orig).splitlines()[0].removeprefix("lockd: ")
+    found = _MARK_IN_TEXT.search(str(error.orig))
+    match sqlstate(error):
+        case "LF001":
+            mark = int(found.group(1)) if found else 0
+            return StaleToken(words, resource=grant.resource, presented=grant.fence.token, mark=mark)
+        case "LF002":
+            return NotInstalled(words, resource=grant.resource)
+        case "LF003":
+            return WrongCluster(words, resource=grant.resource)
+        case "LF004":
+            return WrongLock(words, resource=grant.resource)
+        case "42883" | "42P01":  # undefined function, undefined table
+            return no_store(grant.resource, error)
+    return None
+
+
+def _is_unreachable(error: DBAPIError) -> bool:
+    # Class 08 connection, 53 resources, 57P shutdown; no SQLSTATE at all when nobody answers.
+    state = sqlstate(error)
+    return error.connection_invalidated or not state or state.startswith(("08", "53", "57P"))

@@ -1,0 +1,94 @@
+"""The two verbs on SQLite: one writer at a time, so whoever holds the write lock may compare and go on."""
+
+import sqlite3
+from typing import cast
+
+from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from lockd.errors import Unavailable
+from lockd_storage.fencing import Mark, judge_install, judge_write
+from lockd_storage.sqlalchemy.marks import Bounds, Grant, milliseconds, no_store, read_mark
+from lockd_storage.tables import fence_floor, fence_marks
+
+
+class SqliteMarks:
+    """See `MarkStore`. `Bounds` can't be kept: nothing here ends a process that is paused."""
+
+    def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
+        """See `MarkStore.install`."""
+        with engine.connect() as connection:
+            busy_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+            connection.rollback()
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds(timeout)}")
+            connection.rollback()
+            try:
+                mark = self._install(connection, grant)
+                connection.commit()
+            except DBAPIError as error:
+                connection.rollback()
+                if _is_busy(error):
+                    raise Unavailable(
+                        f"another process held the database for more than {timeout:g} s: {error.orig}"
+                    ) from error
+                if _is_missing_table(error):
+                    raise no_store(grant.resource, error) from error
+                raise
+            finally:
+                connection.rollback()
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {busy_ms}")
+        return mark
+
+    def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:  # noqa: ARG002
+        """See `MarkStore.begin`."""
+        try:
+            _take_write_lock(connection)
+            mark = read_mark(connection, grant.resource)
+        except DBAPIError as error:
+            if _is_missing_table(error):
+                raise no_store(grant.resource, error) from error
+            raise
+        judge_write(mark, resource=grant.resource, fence=grant.fence)
+
+    def _install(self, connection: Connection, grant: Grant) -> Mark:
+        _take_write_lock(connection)
+        before = read_mark(connection, grant.resource)
+        floor = connection.execute(select(fence_floor.c.token)).scalar_one()
+        mark = judge_install(
+            before, floor=floor, resource=grant.resource, lock=grant.lease.lock, fence=grant.fence
+        )
+        values = {
+            "lock": mark.lock,
+            "cluster": mark.fence.cluster,
+            "incarnation": mark.fence.incarnation,
+            "token": mark.token,
+        }
+        if before is None:
+            connection.execute(insert(fence_marks).values(resource=mark.resource, **values))
+        elif mark != before:
+            connection.execute(
+                update(fence_marks).where(fence_marks.c.resource == mark.resource).values(values)
+            )
+        return mark
+
+
+def _take_write_lock(connection: Connection) -> None:
+    """Make the transaction that begins here the database's one writer, whatever began it.
+
+    pysqlite begins nothing until the first INSERT or UPDATE. An engine with SQLAlchemy's BEGIN
+    recipe has begun, but deferred: there, an update of no row takes the lock. Both wait as long as
+    the connection's busy timeout says.
+    """
+    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+    if driver.in_transaction:
+        connection.exec_driver_sql("UPDATE lockd_fence SET token = token WHERE 0")
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _is_busy(error: DBAPIError) -> bool:
+    return str(getattr(error.orig, "sqlite_errorname", "")).startswith("SQLITE_BUSY")
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    return str(error.orig).startswith("no such table: lockd_fence")

@@ -1,0 +1,82 @@
+"""The adapters under test, each with a journal of writes that it protects.
+
+A write adds one line: the token that wrote it. What is visible is read from outside any fence.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from lockd_storage import FencePort, HeldLease
+from lockd_storage.memory import MemoryFence
+from lockd_storage.schema import upgrade
+from lockd_storage.sqlalchemy import SqlFence
+
+metadata = sa.MetaData()
+journal = sa.Table(
+    "journal",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("token", sa.BigInteger, nullable=False),
+)
+
+
+class Store(Protocol):
+    """One adapter with something to protect."""
+
+    @property
+    def fence(self) -> FencePort[Any]: ...
+
+    def add(self, handle: Any, lease: HeldLease) -> None:
+        """Write one line inside a `fence.write()` block."""
+        ...
+
+    def lines(self) -> list[int]:
+        """The tokens of all visible lines, in order."""
+        ...
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self.fence = MemoryFence()
+        self._lines: list[int] = []
+
+    def add(self, handle: None, lease: HeldLease) -> None:
+        assert handle is None
+        self._lines.append(lease.token)
+
+    def lines(self) -> list[int]:
+        return list(self._lines)
+
+
+@dataclass
+class SqlStore:
+    engine: sa.Engine
+    fence: SqlFence
+
+    def add(self, handle: sa.Connection, lease: HeldLease) -> None:
+        handle.execute(journal.insert().values(token=lease.token))
+
+    def lines(self) -> list[int]:
+        with self.engine.connect() as connection:
+            return list(connection.scalars(sa.select(journal.c.token).order_by(journal.c.id)))
+
+
+@contextmanager
+def sql_store(url: str, **engine_options: Any) -> Iterator[SqlStore]:
+    """A migrated database with an empty journal."""
+    engine = sa.create_engine(url, **engine_options)
+    try:
+        upgrade(engine)
+        metadata.create_all(engine)
+        yield SqlStore(engine, SqlFence(engine))
+    finally:
+        engine.dispose()
+
+
+def sqlite_url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'data.db'}"
