@@ -2,7 +2,8 @@
 
 A data directory holds numbered segments of one stream. Everything that Raft needs after a
 restart is in that stream, in the order in which it was decided: term and vote, entries, which
-instance of a peer this node has bound itself to, and which cluster it belongs to (SAFETY D2, C8).
+instance of a peer this node has bound itself to, where the members are to be dialled, and which
+cluster it belongs to (SAFETY D2, C8).
 
 Promised:
 - `Wal` tells of a write only after fdatasync returned for it, writes in the order of `submit`,

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lockd.disk.errors import DataDirError
-from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
+from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term, is_hex_id
 from lockd.raft.entries import EntryKind, EntryRun, HardState
 
 
@@ -222,7 +222,7 @@ def _decode_entries(content: bytes) -> EntryRun:
 
 
 def _encode_bindings(bound: Sequence[tuple[NodeId, InstanceId]]) -> bytes:
-    return b"".join(_BINDING.pack(node, bytes.fromhex(instance)) for node, instance in bound)
+    return b"".join(_BINDING.pack(node, _hex_bytes(instance, 16)) for node, instance in bound)
 
 
 def _decode_bindings(content: bytes) -> tuple[tuple[NodeId, InstanceId], ...]:
@@ -249,7 +249,9 @@ def _decode_addresses(content: bytes) -> tuple[tuple[NodeId, str], ...]:
 
 
 def _encode_cluster(cluster: ClusterId, incarnation: Incarnation) -> bytes:
-    return _CLUSTER.pack(bool(cluster), bytes.fromhex(cluster), bytes.fromhex(incarnation))
+    if not cluster and not incarnation:
+        return bytes(_CLUSTER.size)
+    return _CLUSTER.pack(True, _hex_bytes(cluster, 16), _hex_bytes(incarnation, 4))  # noqa: FBT003 - a field
 
 
 def _decode_cluster(content: bytes) -> tuple[ClusterId, Incarnation]:
@@ -265,7 +267,7 @@ def _encode_state(state: SegmentState) -> bytes:
     hard = state.hard_state
     return b"".join(
         (
-            _STATE.pack(identity.node_id, bytes.fromhex(identity.instance), *numbers),
+            _STATE.pack(identity.node_id, _hex_bytes(identity.instance, 16), *numbers),
             _encode_cluster(identity.cluster, identity.incarnation),
             _HARD_STATE.pack(hard.term, hard.voted_for, hard.commit),
             _COUNT.pack(len(state.bindings)),
@@ -293,6 +295,13 @@ def _decode_state(content: bytes) -> SegmentState:
         bindings=_decode_bindings(content[bindings_at:addresses_at]),
         addresses=_decode_addresses(content[addresses_at:]),
     )
+
+
+def _hex_bytes(text: str, count: int) -> bytes:
+    """struct would pad or cut an id of another length without a word."""
+    if not is_hex_id(text, 2 * count):
+        raise ValueError(f"{text[:40]!r} is not an id of {2 * count} lower-case hex digits")
+    return bytes.fromhex(text)
 
 
 def _hard_state(term: int, voted_for: int, commit: int) -> HardState:

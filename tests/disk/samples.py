@@ -43,16 +43,20 @@ class Model:
     hard_state: HardState = field(default_factory=lambda: HardState(Term(0), NO_NODE, LogIndex(0)))
     entries: list[tuple[Term, EntryKind, bytes]] = field(default_factory=list)
     bindings: dict[NodeId, InstanceId] = field(default_factory=dict)
+    addresses: dict[NodeId, str] = field(default_factory=dict)
 
     def apply(self, writes: Iterable[LogWrite]) -> "Model":
         """The model after these writes as well; this one stays as it is."""
-        after = Model(self.identity, self.hard_state, list(self.entries), dict(self.bindings))
+        after = Model(
+            self.identity, self.hard_state, list(self.entries), dict(self.bindings), dict(self.addresses)
+        )
         for write in writes:
             if write.append:
                 added = zip(write.append.terms, write.append.kinds, write.append.payloads, strict=True)
                 after.entries[write.append.first - 1 :] = list(added)
             after.hard_state = write.hard_state or after.hard_state
             after.bindings |= dict(write.bindings)
+            after.addresses |= dict(write.addresses)
             if write.cluster:
                 after.identity = Identity(NODE, INSTANCE, *write.cluster)
         return after
@@ -65,6 +69,7 @@ class Model:
             and self.entries == list(zip(entries.terms, entries.kinds, entries.payloads, strict=True))
             and entries.first == 1
             and self.bindings == recovered.bindings
+            and self.addresses == recovered.addresses
         )
 
 
@@ -76,16 +81,15 @@ def draw_writes(rng: random.Random, model: Model, ticket: int, count: int) -> li
         term = model.hard_state.term + rng.randrange(2)
         first = last + 1 if rng.random() < 0.8 else rng.randint(1, last + 1)
         payloads = [bytes(rng.randrange(900)) if rng.random() < 0.5 else rng.randbytes(rng.randrange(300))]
+        hard = hard_state(term, rng.randrange(4), rng.randrange(last + 1))
+        appended = run(first, *payloads * rng.randrange(3), term=max(term, 1))
+        peer = NodeId(rng.randint(2, 5))
         write = LogWrite(
             number,
-            hard_state=hard_state(term, rng.randrange(4), rng.randrange(last + 1))
-            if rng.random() < 0.6
-            else None,
-            append=run(first, *payloads * rng.randrange(3), term=max(term, 1))
-            if rng.random() < 0.8
-            else None,
-            bindings=((NodeId(rng.randint(2, 5)), InstanceId(rng.randbytes(16).hex())),)
-            * (rng.random() < 0.2),
+            hard_state=hard if rng.random() < 0.6 else None,
+            append=appended if rng.random() < 0.8 else None,
+            bindings=((peer, InstanceId(rng.randbytes(16).hex())),) if rng.random() < 0.2 else (),
+            addresses=((peer, f"peer-{rng.randrange(9)}.example:7421"),) if rng.random() < 0.1 else (),
             cluster=(CLUSTER, INCARNATION) if rng.random() < 0.1 else None,
         )
         writes.append(write)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lockd.disk.errors import DataDirError
 from lockd.disk.record import (
+    Addresses,
     Bindings,
     ClusterLearnt,
     Identity,
@@ -30,6 +31,7 @@ nodes = st.integers(min_value=0, max_value=2**31 - 1).map(NodeId)
 instances = st.binary(min_size=16, max_size=16).map(lambda drawn: InstanceId(drawn.hex()))
 hard_states = st.builds(HardState, numbers.map(Term), nodes, numbers.map(LogIndex))
 bound = st.lists(st.tuples(nodes, instances), max_size=4).map(tuple)
+known = st.lists(st.tuples(nodes, st.text(max_size=20)), max_size=3).map(tuple)
 clusters = st.just((ClusterId(""), Incarnation(""))) | st.tuples(
     st.binary(min_size=16, max_size=16).map(lambda drawn: ClusterId(drawn.hex())),
     st.binary(min_size=4, max_size=4).map(lambda drawn: Incarnation(drawn.hex())),
@@ -57,6 +59,7 @@ def states(draw: st.DrawFn) -> SegmentState:
         last_index=LogIndex(draw(numbers)),
         last_term=Term(draw(numbers)),
         bindings=draw(bound),
+        addresses=draw(known),
     )
 
 
@@ -65,6 +68,7 @@ records: st.SearchStrategy[Record] = st.one_of(
     states(),
     hard_states,
     bound.map(Bindings),
+    known.map(Addresses),
     clusters.map(lambda drawn: ClusterLearnt(*drawn)),
     st.builds(Seal, numbers, numbers),
 )
@@ -93,10 +97,11 @@ def test_a_write_becomes_records_in_the_order_of_replay() -> None:
         append=run(1, b"entry"),
         bindings=((NodeId(2), INSTANCE),),
         cluster=(CLUSTER, INCARNATION),
+        addresses=((NodeId(2), "node2:7421"),),
     )
     assert all(getattr(write, field.name) for field in fields(write))
     kinds = [type(record) for record in records_of(write)]
-    assert kinds == [ClusterLearnt, Bindings, EntryRun, HardState]
+    assert kinds == [ClusterLearnt, Bindings, Addresses, EntryRun, HardState]
 
 
 def test_a_write_of_nothing_and_an_empty_run_have_no_records() -> None:
@@ -111,3 +116,14 @@ def test_c11_unknown_kinds_ask_for_the_version_that_wrote_them() -> None:
     body[5 + 12 + 8] = 77
     with pytest.raises(DataDirError, match="entry of unknown kind 77"):
         list(decode_records(bytes(body)))
+
+
+def test_an_id_of_another_length_is_refused_instead_of_padded_or_cut() -> None:
+    for record in (
+        Bindings(((NodeId(2), InstanceId("ab" * 15)),)),
+        Bindings(((NodeId(2), InstanceId("ab" * 17)),)),
+        ClusterLearnt(CLUSTER, Incarnation("")),
+        ClusterLearnt(ClusterId("C0" * 16), INCARNATION),
+    ):
+        with pytest.raises(ValueError, match="hex digits"):
+            encode_records([record])
