@@ -56,11 +56,6 @@ class Timers(Generic[Action]):
         for due_ms, number in sorted((due, number) for number, (due, _) in self._live.items()):
             yield due_ms, number, self._live[number][1]
 
-    def due_ms(self, number: int) -> int | None:
-        """The deadline of a live timer."""
-        timer = self._live.get(number)
-        return None if timer is None else timer[0]
-
     def _drop_dead(self) -> None:
         if len(self._heap) > 2 * len(self._live) + 64:
             self._heap = [(due, number) for number, (due, _) in self._live.items()]

@@ -1,0 +1,93 @@
+"""Random batches of commands, mostly sensible, some odd, the same for the same seed."""
+
+import random
+from typing import get_args
+
+from lockd.locks.commands import (
+    WAIT_FOREVER,
+    Acquire,
+    Batch,
+    Cancel,
+    ClearSilent,
+    CloseSession,
+    Command,
+    CreateCluster,
+    ExpireSessions,
+    MarkSilent,
+    OpenSession,
+    Operation,
+    Origin,
+    OriginGone,
+    RegisterNode,
+    Release,
+    RequestOrphaned,
+)
+
+ALL_KINDS: tuple[type, ...] = get_args(Operation)
+
+_SESSIONS = tuple(f"s{n}" for n in range(6))
+_LOCKS = ("a", "b", "c/1", "ünï", "")
+_OWNERS = ("", "t1", "t2")
+_USERS = ("ann", "ann", "ann", "bob", "")
+_ODD_TEXTS = ("", "x" * 5_000, "line\nbreak", "\x85", "é" * 300)
+_ODD_NUMBERS = (-(2**63), -2, -1, 0, 1, 2**31, 2**53, 2**63 - 1)
+
+
+def random_batches(seed: int, count: int) -> list[Batch]:
+    """`count` batches of up to four commands each, with stamps that mostly grow."""
+    draw = random.Random(seed)
+    stamp_ms = 0
+    batches = []
+    for _ in range(count):
+        stamp_ms += draw.choice((0, 1, 7, 90, 400, 2_500))
+        stamp = max(0, stamp_ms - (1_000 if draw.random() < 0.05 else 0))
+        commands = tuple(random_command(draw) for _ in range(draw.randrange(5)))
+        batches.append(Batch(Batch.VERSION, stamp, commands))
+    return batches
+
+
+def random_command(draw: random.Random) -> Command:
+    origin = Origin(draw.randrange(1, 4), draw.randrange(1, 3), draw.randrange(0, 4), draw.randrange(1, 50))
+    operation = _operation(draw, origin)
+    request: int | str = draw.choice((0, draw.randrange(1, 40), draw.randrange(1, 40), "", "u1", "u2", "u3"))
+    session = draw.choice(_SESSIONS)
+    if isinstance(operation, Acquire) and operation.ttl_ms:
+        session = f"p{draw.randrange(10**6)}"
+        request = draw.choice(("", "u1", "u2", "u3", "u4", 3))
+    if draw.random() < 0.02:
+        request = draw.choice((-5, 2**63, "x" * 500))
+    user, owner = draw.choice(_USERS), draw.choice(_OWNERS)
+    return Command(user, session, owner, request, origin, operation)
+
+
+def _operation(draw: random.Random, origin: Origin) -> Operation:
+    lock = draw.choice(_ODD_TEXTS if draw.random() < 0.02 else _LOCKS)
+    odd = draw.choice(_ODD_NUMBERS)
+    sessions = tuple(draw.choices(_SESSIONS, k=draw.randrange(3)))
+    match draw.choices(range(12), weights=(1, 2, 6, 2, 1, 2, 1, 30, 8, 14, 3, 4))[0]:
+        case 0:
+            return CreateCluster("c" * 32, "1" * 8)
+        case 1:
+            return RegisterNode(origin.node, "0" * 32, "p", "c", "h", "0.1.0")
+        case 2:
+            return OpenSession(draw.choice((1_000, 5_000, odd)), draw.choice(("", "billing")), "")
+        case 3:
+            return CloseSession()
+        case 4:
+            return ExpireSessions(sessions)
+        case 5:
+            return MarkSilent(tuple((session, draw.choice((600, odd))) for session in sessions))
+        case 6:
+            return ClearSilent()
+        case 7:
+            ttl_ms = draw.choice((0, 0, 0, 2_000, odd))
+            wait_ms = draw.choice((0, 300, 5_000, WAIT_FOREVER, odd))
+            return Acquire(lock, ttl_ms, wait_ms, "", draw.random() < 0.5)
+        case 8:
+            return Cancel(lock)
+        case 9:
+            return Release(lock, draw.choice((draw.randrange(1, 200), odd)))
+        case 10:
+            return OriginGone(origin.node, origin.boot, origin.connection, draw.random() < 0.3)
+        case _:
+            return RequestOrphaned(lock, draw.randrange(4))
