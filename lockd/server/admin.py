@@ -108,5 +108,5 @@ async def _bind(listen: Address) -> socket.socket:
     except OSError:
         bound.close()
         raise
-    bound.setblocking(False)
+    bound.settimeout(0)
     return bound

@@ -15,12 +15,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
-from lockd.disk import DataDirError
-from lockd.disk.wal import Recovered, Wal, open_data_dir
-from lockd.errors import CorruptData
+from lockd.disk.wal import Recovered, open_data_dir
 from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
 from lockd.locks.machine import LockMachine
 from lockd.raft.entries import Configuration
@@ -62,9 +61,6 @@ class Node:
             draw_instance=lambda: InstanceId(secrets.token_hex(16)),
         )
         self._bindings = dict(recovered.bindings)
-        self._recovered = recovered
-        self._addresses = {node: Address.parse(text) for node, text in recovered.addresses.items()}
-        self._identity = recovered.identity
         self._boot = secrets.randbits(62) + 1
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
@@ -72,7 +68,9 @@ class Node:
         self._turn_scheduled = False
         voters = tuple(sorted(recovered.addresses))
         self.network = PeerNetwork(
-            introduction=Introduction(config.node_id, recovered.identity.instance, self._boot, voters, version),
+            introduction=Introduction(
+                config.node_id, recovered.identity.instance, self._boot, voters, version
+            ),
             local=self,
             address_of=self._peer_address,
             server_tls=peer_server_tls,
@@ -105,6 +103,7 @@ class Node:
                 version=version,
             ),
             identity=recovered.identity,
+            addresses=recovered.addresses,
             boot=self._boot,
             raft=raft,
             machine=LockMachine(),
@@ -120,7 +119,8 @@ class Node:
     # What the peers' connections ask of this node.
 
     def identity(self) -> tuple[ClusterId, Incarnation]:
-        return self._identity.cluster, self._identity.incarnation
+        identity = self.driver.identity
+        return identity.cluster, identity.incarnation
 
     def bound_instance(self, node: NodeId) -> InstanceId | None:
         return self._bindings.get(node)
@@ -142,7 +142,8 @@ class Node:
         )
 
     def _peer_address(self, node: NodeId) -> Address | None:
-        return self._addresses.get(node)
+        text = self.driver.addresses.get(node)
+        return None if text is None else Address.parse(text)
 
     # The process.
 
@@ -165,7 +166,7 @@ class Node:
             lambda ticket: _from_thread(loop, self._on_durable, ticket),
             lambda error: _from_thread(loop, self._fail, error),
         )
-        peers = tuple(node for node in self._addresses if node != config.node_id)
+        peers = tuple(node for node in self.driver.addresses if node != config.node_id)
         try:
             await self.network.start(config.listen_peer, peers)
             await self.listener.start(config.listen_client, tls=self._client_tls)
@@ -175,7 +176,7 @@ class Node:
         log.info(
             "node %d (instance %s) serves clients on %s, peers on %s, HTTP on %s, data in %s",
             config.node_id,
-            self._identity.instance,
+            self.driver.identity.instance,
             config.listen_client,
             config.listen_peer,
             config.listen_http,
@@ -218,11 +219,17 @@ class Node:
             yield
         except frames.FrameError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the boundary: it is logged and the node stops
             self._fail(error)
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")
+        transport = context.get("transport")
+        if isinstance(error, Exception) and transport is not None:
+            # One connection's end, whatever the fault: the others notice nothing (P6).
+            log.error("a connection is closed: %s", context.get("message"), exc_info=error)
+            cast("asyncio.WriteTransport", transport).abort()
+            return
         self._fail(error if isinstance(error, Exception) else RuntimeError(str(context.get("message"))))
 
     def _fail(self, error: BaseException) -> None:

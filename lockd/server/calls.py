@@ -5,13 +5,14 @@ leader. Its outcome comes back with the applied entry. When none comes, the call
 is certain: UNAVAILABLE while nothing can have been appended, UNKNOWN after.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lockd.ids import Term
 from lockd.locks.commands import Command, Outcome, Queued, Refused
 
 Callback = Callable[[Outcome], None]
+NOT_SENT = Term(0)
 
 
 @dataclass(slots=True)
@@ -21,7 +22,7 @@ class Call:
     command: Command
     on_outcome: Callback
     deadline_ms: int
-    sent_term: Term = Term(0)
+    sent_term: Term = NOT_SENT
     """Raft's term when it was handed to the log; 0 while it is held here."""
     forwarded: bool = False
     """It went through another node: even if that one fails, it may have been appended."""
@@ -70,12 +71,6 @@ class Calls:
         """Remember that nobody listens on this connection, for as long as it has open calls."""
         if connection in self._by_connection:
             self._gone.add(connection)
-
-    def waiting(self) -> Iterator[Call]:
-        """The calls that stand in a queue and whose connection is alive, oldest first."""
-        for call in list(self._open.values()):
-            if call.waiting and call.command.origin.connection not in self._gone:
-                yield call
 
     def fail_sent_before(self, term: Term) -> None:
         """An entry of `term` is applied: what an earlier term was handed has come, or never will.

@@ -90,9 +90,7 @@ class ServerConfig(pydantic.BaseModel):
     advertise_peer: Endpoint | None = None
     listen_http: Endpoint = Address("127.0.0.1", 7422)
     advertise_http: Endpoint | None = None
-    initial_cluster: Annotated[
-        dict[NodeId, Endpoint] | None, pydantic.BeforeValidator(_parse_cluster)
-    ] = None
+    initial_cluster: Annotated[dict[NodeId, Endpoint] | None, pydantic.BeforeValidator(_parse_cluster)] = None
     join: Endpoint | None = None
     election_timeout_ms: Annotated[int, pydantic.Field(ge=100, le=60_000)] = 500
     heartbeat_ms: Annotated[int, pydantic.Field(ge=10, le=10_000)] = 50
@@ -126,14 +124,19 @@ class ServerConfig(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.initial_cluster is not None and self.node_id not in self.initial_cluster:
-            raise ValueError(f"initial-cluster does not name this node: add {self.node_id}={self.peer_address}")
+            raise ValueError(
+                f"initial-cluster does not name this node: add {self.node_id}={self.peer_address}"
+            )
         if self.initial_cluster is not None and len(self.initial_cluster) not in (1, 3, 5, 7):
-            raise ValueError(f"initial-cluster names {len(self.initial_cluster)} nodes: it must be 1, 3, 5 or 7")
+            raise ValueError(
+                f"initial-cluster names {len(self.initial_cluster)} nodes: it must be 1, 3, 5 or 7"
+            )
         if self.join is not None:
             raise ValueError("join: this version cannot add members to a running cluster yet")
         if self.election_timeout_ms < 4 * self.heartbeat_ms:
             raise ValueError(
-                f"election-timeout-ms {self.election_timeout_ms} must be at least 4 times heartbeat-ms {self.heartbeat_ms}"
+                f"election-timeout-ms {self.election_timeout_ms} must be at least "
+                f"4 times heartbeat-ms {self.heartbeat_ms}"
             )
         for cert, key, name in (
             (self.tls_cert, self.tls_key, "tls"),
@@ -156,7 +159,8 @@ class ServerConfig(pydantic.BaseModel):
         ):
             if cert is None and not address.is_loopback:
                 raise ValueError(
-                    f"{name} {address} is not a loopback address: give TLS files, or --insecure in a trusted network"
+                    f"{name} {address} is not a loopback address: "
+                    "give TLS files, or --insecure in a trusted network"
                 )
 
 
@@ -168,7 +172,7 @@ def load(
     `flags` has only what was given on the command line, under ServerConfig's field names.
     """
     path = config_file or (Path(environ["LOCKD_CONFIG"]) if environ.get("LOCKD_CONFIG") else None)
-    sources = {name: f"in {path}" for name in (file_values := _read_file(path))}
+    sources = dict.fromkeys((file_values := _read_file(path)), f"in {path}")
     env_values, warnings = _read_environment(environ)
     sources |= {name: f"from {ENV_PREFIX}{name.upper()}" for name in env_values}
     sources |= dict.fromkeys(flags, "from the command line")

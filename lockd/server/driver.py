@@ -13,24 +13,19 @@ The way of a read or a keepalive: a ReadIndex round of the leader that begins af
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lockd.disk.wal import Identity, LogWrite
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, SessionId, Term
-from lockd.locks.codec import decode_batch, encode_batch
+from lockd.locks.codec import decode_batch
 from lockd.locks.commands import (
     Batch,
     ClearSilent,
-    Command,
-    Completion,
     CreateCluster,
-    ExpireSessions,
     Granted,
-    MarkSilent,
     Operation,
-    Origin,
     OriginGone,
     Outcome,
     Refused,
@@ -40,22 +35,17 @@ from lockd.locks.commands import (
 )
 from lockd.locks.leases import RenewalVerdict
 from lockd.locks.machine import LockMachine
+from lockd.locks.views import SessionView
 from lockd.raft.codec import decode_message, encode_message
 from lockd.raft.entries import EntryKind, EntryRun
 from lockd.raft.messages import Message
 from lockd.raft.node import RaftNode, Ready, Role
-from lockd.raft.state import NotLeader, TooMuchUncommitted
 from lockd.server import frames
-from lockd.server.calls import Call, Callback, Calls
+from lockd.server.calls import Callback
 from lockd.server.leadership import Leadership
+from lockd.server.port import ClusterStatus, MemberStatus
+from lockd.server.proposals import Asked, Proposals
 from lockd.server.reads import NOT_LEADER, Reads
-
-BATCH_COMMANDS_MAX = 256
-BATCH_BYTES_MAX = 64 * 1024
-PROPOSALS_MAX = 100_000
-"""Commands that a leader queues for its log; more are refused, and their callers told."""
-LEADER_ONLY = (CreateCluster, ExpireSessions, MarkSilent, ClearSilent)
-"""Decisions that hold in the term of the leader who made them, and are never passed on (T1, T3)."""
 
 
 class Disk(Protocol):
@@ -66,6 +56,9 @@ class Disk(Protocol):
 class Network(Protocol):
     def send(self, node: NodeId, frame: frames.Frame) -> bool:
         """Take the frame, or return False when it is certain that it won't be delivered."""
+
+    def is_connected(self, node: NodeId) -> bool:
+        """Whether frames to the node can be sent now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +97,6 @@ class _Unsynced:
     notify: tuple[Callable[[], None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Owed:
-    """What a command will be made of: an operation, and on whose behalf."""
-
-    user: str
-    session: str
-    request: int | str
-    operation: Operation
-
-
-def _ignore(outcome: Outcome) -> None:
-    """For decisions whose effect is in the state."""
-
-
 class Driver:
     """A lockd node without its threads and sockets. See the module's text for the order of calls."""
 
@@ -126,33 +105,49 @@ class Driver:
         *,
         settings: DriverSettings,
         identity: Identity,
+        addresses: Mapping[NodeId, str],
         boot: int,
         raft: RaftNode,
         machine: LockMachine,
         ports: Ports,
     ) -> None:
+        """`addresses` are the members' peer addresses as far as the disk has them."""
         self.settings = settings
         self.raft = raft
         self.machine = machine
+        self.identity = identity
+        self.addresses = dict(addresses)
         self.leadership: Leadership | None = None
         self.leader_changes = 0
-        self._identity = identity
+        self.grants = 0
+        self.disk_writes = 0
         self._boot = boot
         self._ports = ports
-        self._calls = Calls()
-        self._inbox: deque[int] = deque()
-        self._refused: list[int] = []
-        self._proposals: deque[Command] = deque()
-        self._owed: deque[_Owed] = deque()
-        self._operations = itertools.count(1)
+        self._proposals = Proposals(
+            origin=(identity.node_id, boot),
+            raft=raft,
+            send=ports.network.send,
+            clock_ms=ports.clock_ms,
+            answer_ms_max=settings.answer_ms_max,
+        )
         self._tickets = itertools.count(1)
         self._unsynced: deque[_Unsynced] = deque()
         self._reads = Reads(raft=raft, send=ports.network.send, renew=self._lead_keepalive)
         self._leader_seen = NO_NODE
+        self._owe(
+            RegisterNode(
+                self.node_id,
+                identity.instance,
+                settings.peer_address,
+                settings.client_address,
+                settings.http_address,
+                settings.version,
+            )
+        )
 
     @property
     def node_id(self) -> NodeId:
-        return self._identity.node_id
+        return self.identity.node_id
 
     # What clients ask.
 
@@ -168,13 +163,11 @@ class Driver:
         on_outcome: Callback,
     ) -> None:
         """Have the operation applied. `on_outcome` is called once, or after a Queued once more."""
-        owed = _Owed(user, session, request, operation)
+        asked = Asked(operation, user, session, owner, request, connection)
         if isinstance(operation, RequestOrphaned):
-            self._owed.append(owed)
-            self._submit_owed()
-            return
-        command = self._open_call(owed, connection=connection, on_outcome=on_outcome, owner=owner)
-        self._inbox.append(command.origin.operation)
+            self._proposals.owe(replace(asked, connection=0))
+        else:
+            self._proposals.ask(asked, on_outcome)
         self._ports.wake()
 
     def read(self, on_done: Callable[[Refused | None], None]) -> None:
@@ -195,12 +188,60 @@ class Driver:
 
     def connection_gone(self, connection: int) -> None:
         """Nobody listens on it any more: its waits are withdrawn through the log (G4)."""
-        self._calls.connection_gone(connection)
+        self._proposals.calls.connection_gone(connection)
         self._owe(OriginGone(self.node_id, self._boot, connection))
+
+    @property
+    def open_calls(self) -> int:
+        """Commands of this node and its clients that have no outcome yet."""
+        return len(self._proposals.calls)
+
+    def status(self) -> ClusterStatus:
+        """This node's own view, at once and without asking anyone."""
+        raft, machine = self.raft, self.machine
+        members = tuple(self._member_status(node) for node in raft.configuration.members)
+        stats = machine.stats
+        return ClusterStatus(
+            cluster=self.identity.cluster,
+            incarnation=self.identity.incarnation,
+            node=self.node_id,
+            role=raft.role.name.lower(),
+            leader=raft.leader_id,
+            term=raft.term,
+            commit_index=raft.commit_index,
+            last_applied=raft.last_applied,
+            log_last=raft.log.last_index,
+            members=members,
+            locks=stats.locks,
+            sessions=stats.sessions,
+            revision=machine.revision,
+            version=self.settings.version,
+            feature_level=machine.feature_level,
+        )
+
+    def _member_status(self, node: NodeId) -> MemberStatus:
+        raft, known = self.raft, self.machine.nodes.get(node)
+        progress = raft.progress.get(node)
+        return MemberStatus(
+            node=node,
+            peer_address=known.peer_address if known else self.addresses.get(node, ""),
+            client_address=known.client_address if known else "",
+            http_address=known.http_address if known else "",
+            instance=InstanceId(known.instance if known else ""),
+            voter=node in raft.configuration.voters,
+            match_index=progress.match_index if progress else LogIndex(0),
+            alive=node == self.node_id or self._is_alive(node),
+        )
+
+    def _is_alive(self, node: NodeId) -> bool:
+        """A leader hears from everyone who lives; others know of their connections alone."""
+        if self.leadership is None:
+            return self._ports.network.is_connected(node)
+        return self.leadership.hears(node, self.settings.election_timeout_ms)
 
     def stop(self) -> None:
         """Tell everyone who still waits that this node is going."""
-        self._calls.fail_all("this node is stopping")
+        self._proposals.calls.fail_all("this node is stopping")
         self._reads.fail_all("this node is stopping")
 
     # What happened.
@@ -209,11 +250,9 @@ class Driver:
         """Call once per tick of Raft's clock; ticks that were missed are not made up for."""
         now_ms = self._ports.clock_ms()
         self.raft.tick()
-        self._calls.fail_overdue(now_ms)
+        self._proposals.calls.fail_overdue(now_ms)
         self._reads.tick(now_ms)
-        self._inbox.extendleft(reversed(self._refused))
-        self._refused.clear()
-        self._submit_owed()
+        self._proposals.tick()
         if self.leadership is not None:
             self.leadership.advance(now_ms)
             self._do_leader_duties(self.leadership)
@@ -238,12 +277,14 @@ class Driver:
             case frames.Raft():
                 self._on_raft_message(sender, frame)
             case frames.Forward(commands):
-                self._on_forward(sender, commands)
+                self._proposals.on_forward(sender, commands)
             case frames.ForwardRefused(operations):
-                self._hold_again(operations)
+                self._proposals.hold_again(operations)
             case frames.ReadRequest(call):
                 self._reads.lead_round(
-                    lambda index: self._send(sender, frames.ReadReply(call, NOT_LEADER if index is None else index))
+                    lambda index: self._send(
+                        sender, frames.ReadReply(call, NOT_LEADER if index is None else index)
+                    )
                 )
             case frames.ReadReply(call, index):
                 self._reads.on_read_reply(call, index)
@@ -266,105 +307,16 @@ class Driver:
     def turn(self) -> None:
         """Do all that can be done now: route, propose, and carry out what Raft asks for."""
         now_ms = self._ports.clock_ms()
-        self._route_inbox()
+        self._proposals.route()
         self._reads.route()
         if self.leadership is not None:
             self.leadership.advance(now_ms)
-            self._propose_queued(self.leadership)
+            self._proposals.propose(self.leadership)
         while (ready := self.raft.ready()) is not None:
             self._carry_out(ready)
             self._notice_leader_change()
             if self.leadership is not None:
-                self._propose_queued(self.leadership)
-
-    # Commands on their way to the log.
-
-    def _route_inbox(self) -> None:
-        if not self._inbox:
-            return
-        if self.raft.role is Role.LEADER:
-            while self._inbox and len(self._proposals) < PROPOSALS_MAX:
-                call = self._calls.get(self._inbox.popleft())
-                if call is not None:
-                    call.sent_term, call.forwarded = self.raft.term, False
-                    self._proposals.append(call.command)
-        elif self.raft.leader_id != NO_NODE:
-            while self._inbox:
-                batch = list(itertools.islice(self._inbox, BATCH_COMMANDS_MAX))
-                calls = [call for operation in batch if (call := self._calls.get(operation)) is not None]
-                forward = frames.Forward(tuple(call.command for call in calls))
-                if not self._ports.network.send(self.raft.leader_id, forward):
-                    return
-                for _ in batch:
-                    self._inbox.popleft()
-                for call in calls:
-                    call.sent_term, call.forwarded = self.raft.term, True
-
-    def _on_forward(self, sender: NodeId, commands: tuple[Command, ...]) -> None:
-        for command in commands:
-            if command.origin.node != sender or isinstance(command.operation, LEADER_ONLY):
-                raise frames.FrameError(f"node {sender} forwarded a command that isn't its own to pass on")
-        if self.raft.role is Role.LEADER and len(self._proposals) < PROPOSALS_MAX:
-            self._proposals.extend(commands)
-        else:
-            self._refuse_forwarded(sender, commands)
-
-    def _refuse_forwarded(self, sender: NodeId, commands: tuple[Command, ...]) -> None:
-        self._send(sender, frames.ForwardRefused(tuple(command.origin.operation for command in commands)))
-
-    def _hold_again(self, operations: tuple[int, ...]) -> None:
-        """Nobody appended these: they are routed anew from the next tick on."""
-        for operation in operations:
-            call = self._calls.get(operation)
-            if call is not None and not call.waiting:
-                call.sent_term = Term(0)
-                self._refused.append(operation)
-
-    def _propose_queued(self, leadership: Leadership) -> None:
-        while self._proposals or leadership.timer_due():
-            count = min(len(self._proposals), BATCH_COMMANDS_MAX)
-            commands = tuple(itertools.islice(self._proposals, count))
-            payload = encode_batch(Batch(Batch.VERSION, leadership.stamped(), commands))
-            while len(payload) > BATCH_BYTES_MAX and len(commands) > 1:
-                commands = commands[: len(commands) // 2]
-                payload = encode_batch(Batch(Batch.VERSION, leadership.stamped(), commands))
-            try:
-                self.raft.propose(EntryKind.COMMANDS, payload)
-            except (NotLeader, TooMuchUncommitted):
-                return
-            for _ in commands:
-                self._proposals.popleft()
-
-    def _owe(self, operation: Operation) -> None:
-        """Have an operation of the node's own applied, however often leaders change before."""
-        self._owed.append(_Owed("", "", 0, operation))
-        self._submit_owed()
-
-    def _submit_owed(self) -> None:
-        while self._owed:
-            owed = self._owed.popleft()
-
-            def settled(outcome: Outcome, owed: _Owed = owed) -> None:
-                if isinstance(outcome, Refused) and outcome.code in ("UNAVAILABLE", "UNKNOWN"):
-                    self._owed.append(owed)
-
-            self._inbox.append(self._open_call(owed, connection=0, on_outcome=settled).origin.operation)
-            self._ports.wake()
-
-    def _open_call(self, owed: _Owed, *, connection: int, on_outcome: Callback, owner: str = "") -> Command:
-        origin = Origin(self.node_id, self._boot, connection, next(self._operations))
-        command = Command(owed.user, owed.session, owner, owed.request, origin, owed.operation)
-        deadline = self._ports.clock_ms() + self.settings.answer_ms_max
-        self._calls.add(Call(command, on_outcome, deadline))
-        return command
-
-    def _decide(self, operation: Operation, *, session: str = "", on_outcome: Callback = _ignore) -> None:
-        """As the leader, log a decision of this term; it is dropped with the leadership."""
-        command = self._open_call(_Owed("", session, 0, operation), connection=0, on_outcome=on_outcome)
-        call = self._calls.get(command.origin.operation)
-        assert call is not None
-        call.sent_term = self.raft.term
-        self._proposals.append(command)
+                self._proposals.propose(self.leadership)
 
     # What Raft asks for.
 
@@ -387,6 +339,7 @@ class Driver:
         messages: tuple[Message, ...] = (),
         notify: tuple[Callable[[], None], ...] = (),
     ) -> None:
+        self.disk_writes += 1
         self._unsynced.append(_Unsynced(write.ticket, last, messages, notify))
         self._ports.disk.submit(write)
 
@@ -424,27 +377,44 @@ class Driver:
         for offset, (term, kind, payload) in enumerate(zip(run.terms, run.kinds, run.payloads, strict=True)):
             index = LogIndex(run.first + offset)
             if kind is EntryKind.COMMANDS:
-                for completion in self.machine.apply(index, decode_batch(payload)):
-                    self._on_completion(completion)
+                self._apply_batch(index, decode_batch(payload))
             self.raft.applied(index)
             if kind is EntryKind.NOOP:
-                self._calls.fail_sent_before(term)
+                self._proposals.calls.fail_sent_before(term)
                 if self.raft.role is Role.LEADER and term == self.raft.term:
                     self._begin_leadership()
         if run:
             self._reads.on_applied(run.last)
 
-    def _on_completion(self, completion: Completion) -> None:
-        outcome, origin = completion.outcome, completion.origin
+    def _apply_batch(self, index: LogIndex, batch: Batch) -> None:
+        completions = self.machine.apply(index, batch)
         if self.leadership is not None:
-            if isinstance(outcome, SessionOpened):
-                self.leadership.opened(SessionId(outcome.session), outcome.ttl_ms)
-            elif isinstance(outcome, Granted) and outcome.ttl_ms:
-                self.leadership.opened(SessionId(outcome.session), outcome.ttl_ms)
-        if (origin.node, origin.boot) != (self.node_id, self._boot):
-            return
-        if self._calls.complete(origin.operation, outcome):
-            self._owe(OriginGone(self.node_id, self._boot, origin.connection))
+            self.leadership.book.learn(self.machine.lease_changes, self.leadership.clock_ms)
+        for command in batch.commands:
+            match command.operation:
+                case CreateCluster():
+                    self._learn_cluster()
+                case RegisterNode(node=node, peer_address=address):
+                    self._learn_address(NodeId(node), address)
+        for completion in completions:
+            origin = completion.origin
+            if (origin.node, origin.boot) != (self.node_id, self._boot):
+                continue
+            self.grants += isinstance(completion.outcome, Granted)
+            if self._proposals.calls.complete(origin.operation, completion.outcome):
+                self._owe(OriginGone(self.node_id, self._boot, origin.connection))
+
+    def _learn_cluster(self) -> None:
+        """Keep the cluster's identity where a start finds it before the log is applied (C8)."""
+        learnt = self.machine.cluster, self.machine.incarnation
+        if (self.identity.cluster, self.identity.incarnation) != learnt:
+            self.identity = replace(self.identity, cluster=learnt[0], incarnation=learnt[1])
+            self._write(LogWrite(next(self._tickets), cluster=learnt))
+
+    def _learn_address(self, node: NodeId, address: str) -> None:
+        if self.addresses.get(node) != address:
+            self.addresses[node] = address
+            self._write(LogWrite(next(self._tickets), addresses=((node, address),)))
 
     # What a leader does.
 
@@ -455,15 +425,7 @@ class Driver:
         if self.raft.role is Role.LEADER:
             return
         self.leadership = None
-        for command in self._proposals:
-            operation = command.origin.operation
-            if command.origin.node != self.node_id:
-                self._refuse_forwarded(NodeId(command.origin.node), (command,))
-            elif isinstance(command.operation, LEADER_ONLY):
-                self._calls.complete(operation, Refused("UNAVAILABLE", "the leader changed"))
-            else:
-                self._hold_again((operation,))
-        self._proposals.clear()
+        self._proposals.leadership_lost()
 
     def _begin_leadership(self) -> None:
         self.leadership = Leadership.begin(
@@ -483,7 +445,9 @@ class Driver:
         for duty in leadership.duties(peers, 3 * self.settings.election_timeout_ms):
             self._decide(duty)
 
-    def _lead_keepalive(self, user: str, session: SessionId, answer: Callable[[Outcome | None], None]) -> None:
+    def _lead_keepalive(
+        self, user: str, session: SessionId, answer: Callable[[Outcome | None], None]
+    ) -> None:
         """Renew after a round that begins now (T3). `answer` gets None when this isn't the leader."""
         term = self.raft.term
 
@@ -500,26 +464,35 @@ class Driver:
                 answer(None)
             elif view is None or view.user != user:
                 answer(Refused("NOSESSION", "no such session: it has expired or was closed"))
-            elif leadership.renew(session) is not RenewalVerdict.RENEWED:
-                answer(Refused("NOSESSION", "the session has expired"))
-            elif view.silent_ms:
-                self._renew_silent(session, view.ttl_ms, answer)
             else:
-                answer(SessionOpened(session, view.ttl_ms))
+                self._answer_renewal(leadership, view, answer)
 
         self._reads.lead_round(confirmed)
 
-    def _renew_silent(
-        self, session: SessionId, ttl_ms: int, answer: Callable[[Outcome | None], None]
+    def _answer_renewal(
+        self, leadership: Leadership, view: SessionView, answer: Callable[[Outcome | None], None]
     ) -> None:
-        """The log says it has been silent: take that back first, or the next leader cuts its TTL (T2)."""
-
-        def cleared(outcome: Outcome) -> None:
-            answer(outcome if isinstance(outcome, Refused) else SessionOpened(session, ttl_ms))
-
-        self._decide(ClearSilent(), session=session, on_outcome=cleared)
+        match leadership.book.renew(view.id, leadership.clock_ms):
+            case RenewalVerdict.RENEWED:
+                answer(SessionOpened(view.id, view.ttl_ms))
+            case RenewalVerdict.RENEWED_MARKED:
+                # The log says it was silent: take that back first, or the next leader cuts its TTL (T2).
+                self._decide(ClearSilent(), session=view.id, on_outcome=answer)
+            case RenewalVerdict.EXPIRING:
+                answer(None)  # asked again until the choice is applied, or void with this leadership
+            case RenewalVerdict.UNKNOWN:
+                answer(Refused("NOSESSION", "its lease has not begun: its request still waits"))
 
     def _ask(self, user: str, session: SessionId | None, done: Callable[[Outcome | None], None]) -> None:
         deadline = self._ports.clock_ms() + self.settings.answer_ms_max
         self._reads.ask(deadline_ms=deadline, user=user, session=session, done=done)
         self._ports.wake()
+
+    def _owe(self, operation: Operation) -> None:
+        """Have an operation of the node's own applied, however often leaders change before."""
+        self._proposals.owe(Asked(operation))
+        self._ports.wake()
+
+    def _decide(self, operation: Operation, *, session: str = "", on_outcome: Callback | None = None) -> None:
+        """As the leader, log a decision of this term; it is dropped with the leadership."""
+        self._proposals.decide(Asked(operation, session=session), on_outcome or (lambda _: None))

@@ -10,9 +10,9 @@ Nothing here outlives the term: the next leader starts with full TTLs (T2).
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lockd.ids import NodeId, SessionId, Term
+from lockd.ids import NodeId, Term
 from lockd.locks.commands import ExpireSessions, MarkSilent, Operation, OriginGone
-from lockd.locks.leases import LeaseBook, RenewalVerdict
+from lockd.locks.leases import LeaseBook
 from lockd.locks.machine import LockMachine
 
 EXPIRIES_PER_SECOND = 750
@@ -60,9 +60,6 @@ class Leadership:
         timer = self.machine.next_timer_ms()
         return timer is not None and self._stamped_ms < timer <= self.clock_ms
 
-    def renew(self, session: SessionId) -> RenewalVerdict:
-        return self.book.renew(session, self.clock_ms)
-
     def expired(self) -> ExpireSessions | None:
         """Sessions whose TTL has run out, chosen: they are not renewed any more (T3)."""
         budget = min(self._expiry_credit_ms * EXPIRIES_PER_SECOND // 1000, EXPIRIES_PER_ENTRY)
@@ -87,3 +84,7 @@ class Leadership:
 
     def heard(self, node: NodeId) -> None:
         self._heard_ms[node] = self.clock_ms
+
+    def hears(self, node: NodeId, within_ms: int) -> bool:
+        """Whether the node was heard of within so many ms of this leadership."""
+        return node in self._heard_ms and self.clock_ms - self._heard_ms[node] < within_ms

@@ -37,7 +37,11 @@ class NodeMetrics(Collector):
             ("lockd_sessions", "Sessions that are open.", status.sessions),
             ("lockd_locks", "Locks that are held or waited for.", status.locks),
             ("lockd_revision", "The counter of lock events.", status.revision),
-            ("lockd_calls_open", "Commands of this node's clients without an outcome.", self._driver.open_calls),
+            (
+                "lockd_calls_open",
+                "Commands of this node's clients without an outcome.",
+                self._driver.open_calls,
+            ),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=value)

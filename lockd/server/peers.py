@@ -10,9 +10,9 @@ be sent are dropped: Raft repeats itself, and callers have deadlines.
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
 from lockd.server import frames
@@ -74,7 +74,7 @@ class PeerNetwork:
         self._address_of = address_of
         self._server_tls = server_tls
         self._client_tls = client_tls
-        self._outgoing: dict[NodeId, asyncio.Transport] = {}
+        self._outgoing: dict[NodeId, asyncio.WriteTransport] = {}
         self._incoming: set[_Incoming] = set()
         self._dialers: dict[NodeId, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
@@ -111,9 +111,9 @@ class PeerNetwork:
         transport.write(frames.encode(frame, cluster=cluster, instance=self._me.instance))
         return True
 
-    def connected(self) -> Mapping[NodeId, asyncio.Transport]:
-        """The peers that this node can send to."""
-        return self._outgoing
+    def is_connected(self, node: NodeId) -> bool:
+        """Whether this node can send to the peer now."""
+        return node in self._outgoing
 
     async def _keep_dialling(self, peer: NodeId) -> None:
         pause = REDIAL_SECONDS_MIN
@@ -177,11 +177,10 @@ class _Incoming(asyncio.Protocol):
         self._header: frames.Header | None = None
         self._hello: tuple[NodeId, InstanceId] | None = None
         self._welcomed = False
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclasses
         self._registry.add(self)
         asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self._give_up_on_stranger)
 
@@ -228,7 +227,11 @@ class _Incoming(asyncio.Protocol):
             return
         sender, instance = self._hello
         cluster, _ = self._local.identity()
-        if not self._welcomed or header.instance != instance or (cluster and header.cluster not in ("", cluster)):
+        if (
+            not self._welcomed
+            or header.instance != instance
+            or (cluster and header.cluster not in ("", cluster))
+        ):
             raise frames.FrameError(f"{header.kind.name} frame of another instance or cluster")
         self._local.on_frame(sender, frame)
 
@@ -256,13 +259,17 @@ class _Incoming(asyncio.Protocol):
         if header.cluster and cluster and header.cluster != cluster:
             return frames.Refusal(f"this node is of cluster {cluster}, not {header.cluster}", replaced=False)
         if hello.incarnation and incarnation and hello.incarnation != incarnation:
-            reason = f"this cluster's incarnation is {incarnation}, not {hello.incarnation}: a restore lies between"
+            reason = f"this cluster's incarnation is {incarnation}, not {hello.incarnation}: it was restored"
             return frames.Refusal(reason, replaced=False)
         if not (header.cluster and cluster) and hello.voters != self._me.voters:
             theirs, ours = (",".join(map(str, voters)) for voters in (hello.voters, self._me.voters))
-            return frames.Refusal(f"founded with nodes {theirs}; this node was founded with {ours}", replaced=False)
+            return frames.Refusal(
+                f"founded with nodes {theirs}; this node was founded with {ours}", replaced=False
+            )
         if bound is not None and bound != header.instance:
-            return frames.Refusal(f"node {hello.sender} is instance {bound}, not {header.instance}", replaced=True)
+            return frames.Refusal(
+                f"node {hello.sender} is instance {bound}, not {header.instance}", replaced=True
+            )
         if NodeId(hello.sender) not in self._me.voters:
             return frames.Refusal(f"node {hello.sender} is not a member", replaced=False)
         return None

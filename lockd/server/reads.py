@@ -53,7 +53,12 @@ class Reads:
     # Questions of this node's clients.
 
     def ask(
-        self, *, deadline_ms: int, user: str, session: SessionId | None, done: Callable[[Outcome | None], None]
+        self,
+        *,
+        deadline_ms: int,
+        user: str,
+        session: SessionId | None,
+        done: Callable[[Outcome | None], None],
     ) -> None:
         number = next(self._numbers)
         self._open[number] = _Question(deadline_ms, user, session, done)

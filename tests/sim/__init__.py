@@ -1,0 +1,12 @@
+"""A whole cluster in one process, one thread and one seed.
+
+The nodes run the production driver, Raft, lock state machine, record format and recovery. Time,
+disk and network are simulated: messages are late, lost, doubled and overtake each other, nodes
+crash and lose what was not synced, pause, and are cut off; every node and every client has a
+monotonic clock with its own origin and rate. After each event the invariants are checked.
+
+    python -m tests.sim --seed 17        replays one seed and prints what it met
+    python -m tests.sim --seeds 0-199    runs a range
+
+Start with `world`; `clients` says what the users do, `invariants` what must never happen.
+"""

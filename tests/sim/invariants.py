@@ -1,0 +1,73 @@
+"""What must hold after every step of every node. The checks are cheap: what is new is compared
+with one record of everything that any node ever committed, applied or granted.
+"""
+
+from collections import Counter
+
+from lockd.ids import LogIndex, NodeId, Term
+from lockd.locks.fingerprint import fingerprint
+from lockd.raft.node import Role
+from lockd.server.driver import Driver
+
+
+class Invariants:
+    """The cluster's history as an outsider sees it, and the rules it must keep."""
+
+    def __init__(self, met: Counter[str]) -> None:
+        self._met = met
+        self._leaders: dict[Term, NodeId] = {}
+        self._committed: dict[LogIndex, tuple[Term, bytes]] = {}
+        self._states: dict[LogIndex, bytes] = {}
+        self._checked: dict[NodeId, LogIndex] = {}
+        self._commit_seen: dict[NodeId, LogIndex] = {}
+        self._term_seen: dict[NodeId, Term] = {}
+        self._grants: dict[int, tuple[str, str]] = {}
+        self._token_max = 0
+
+    def after_step(self, node: NodeId, driver: Driver) -> None:
+        """Raises AssertionError, naming the rule, when something happened that must not."""
+        raft, machine = driver.raft, driver.machine
+        raft.check_invariants()
+        assert raft.term >= self._term_seen.get(node, 0), "§5.1: a term never goes back"
+        assert raft.commit_index >= self._commit_seen.get(node, 0), "C3: commit_index never goes back"
+        self._term_seen[node] = raft.term
+        self._commit_seen[node] = raft.commit_index
+        if raft.role is Role.LEADER:
+            leader = self._leaders.setdefault(raft.term, node)
+            assert leader == node, f"§5.2 election safety: nodes {leader} and {node} lead term {raft.term}"
+        applied = raft.last_applied
+        if applied == self._checked.get(node, 0):
+            return
+        self._check_applied(node, driver)
+        machine.check_invariants()
+        state = fingerprint(machine.state)
+        known = self._states.setdefault(applied, state)
+        assert known == state, f"state machine safety: node {node} differs from another at index {applied}"
+
+    def on_crash(self, node: NodeId) -> None:
+        """A new life starts from the disk: its commit index and applied state may be behind."""
+        self._checked.pop(node, None)
+        self._commit_seen.pop(node, None)
+
+    def _check_applied(self, node: NodeId, driver: Driver) -> None:
+        """§5.3, §5.4: what one node applies at an index, every node applies there (P3)."""
+        raft = driver.raft
+        first = self._checked.get(node, 0) + 1
+        for index in range(first, raft.last_applied + 1):
+            run = raft.log.slice(LogIndex(index), LogIndex(index), 1)
+            entry = run.terms[0], run.payloads[0]
+            known = self._committed.setdefault(LogIndex(index), entry)
+            assert known == entry, (
+                f"leader completeness: entry {index} of node {node} is not what was committed"
+            )
+        self._checked[node] = raft.last_applied
+
+    def on_grant(self, token: int, *, lock: str, session: str) -> None:
+        """P2: a token names one grant for ever, and a later grant has a larger one."""
+        known = self._grants.setdefault(token, (lock, session))
+        assert known == (lock, session), f"P2: token {token} was issued for {known} and for {(lock, session)}"
+        self._met["grants answered"] += 1
+
+    @property
+    def terms_led(self) -> int:
+        return len(self._leaders)

@@ -1,0 +1,99 @@
+"""One seed from its first election to its last check."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from lockd.ids import NodeId
+from tests.sim.clients import Client, Trust
+from tests.sim.world import SimNode, World
+
+CLIENTS = 4
+FAULTY_SECONDS = 10
+QUIET_SECONDS = 8
+LEADER_CHANGES_MIN = 2
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one seed met: a seed in which nothing happens proves nothing."""
+
+    seed: int
+    leader_changes: int
+    met: Counter[str]
+
+    def __str__(self) -> str:
+        met = ", ".join(f"{count} {name}" for name, count in sorted(self.met.items()))
+        return f"seed {self.seed}: {self.leader_changes} leader changes, {met}"
+
+
+def simulate(seed: int) -> Report:
+    """Run one seed. Raises AssertionError, with the command that replays it, when a rule is broken."""
+    world = World(seed)
+    try:
+        _run(world)
+    except Exception as error:
+        raise AssertionError(
+            f"seed {seed} at {world.schedule.now / 1e6:.3f} s: {error or type(error).__name__}\n"
+            f"replay: python -m tests.sim --seed {seed}"
+        ) from error
+    return Report(seed, world.invariants.terms_led - 1, world.met)
+
+
+def _run(world: World) -> None:
+    trust = Trust(world)
+    world.start()
+    clients = [Client(world, trust, number) for number in range(1, CLIENTS + 1)]
+    for client in clients:
+        client.start()
+    world.run(3_000)
+    _faulty_phase(world)
+    _quiet_phase(world)
+
+
+def _faulty_phase(world: World) -> None:
+    """Safety under faults, with the leader deposed as often as it takes."""
+    random = world.random
+    end = world.schedule.now + FAULTY_SECONDS * 1_000_000
+    while world.schedule.now < end or world.invariants.terms_led <= LEADER_CHANGES_MIN:
+        leader = world.leader()
+        down = [node for node in world.nodes.values() if not node.running]
+        victim = leader if leader is not None and random.random() < 0.5 else _any_node(world)
+        match random.choice(("crash", "crash", "restart", "isolate", "deafen", "heal", "heal", "pause")):
+            case "crash" if victim.running and len(down) < len(world.voters):
+                victim.crash()
+            case "restart" if down:
+                random.choice(down).start()
+            case "isolate":
+                world.isolate(victim.node_id, one_way=False)
+            case "deafen":
+                world.isolate(victim.node_id, one_way=True)
+            case "heal":
+                world.heal()
+            case "pause" if victim.running and not victim.paused:
+                victim.pause(random.uniform(50, 4_000))
+        world.run(random.uniform(20, 1_500))
+        if len(down) > len(world.voters) // 2 and random.random() < 0.7:
+            world.heal()
+            for node in down:
+                if not node.running:
+                    node.start()
+        assert world.schedule.now < end * 20, "the faulty phase never saw enough leaders"
+
+
+def _quiet_phase(world: World) -> None:
+    """Liveness: with the faults gone there is a leader, progress, and one state."""
+    world.heal()
+    world.faults.loss = world.faults.doubling = 0.0
+    for node in world.nodes.values():
+        if not node.running:
+            node.start()
+    granted = world.met["grants answered"]
+    world.run(QUIET_SECONDS * 1_000)
+    assert world.leader() is not None, "no leader after the faults are gone"
+    assert world.met["grants answered"] > granted, "nobody gets a lock after the faults are gone"
+    applied = {node.up.raft.last_applied for node in world.nodes.values()}
+    assert max(applied) - min(applied) < 50, f"nodes do not catch up: applied {sorted(applied)}"
+
+
+def _any_node(world: World) -> SimNode:
+    return world.nodes[NodeId(world.random.choice(world.voters))]
