@@ -96,8 +96,9 @@ class FencePort(Protocol[HandleT_co]):
 
         Yields what to write with. What was written counts when the block is left without an error.
 
-        Raises StaleToken, NotInstalled, WrongCluster, and LeaseLost when the deadline has passed though
-        nobody newer has come; nothing was written then.
+        Raises, at the latest from the first use of what it yields, StaleToken, NotInstalled,
+        WrongCluster, and LeaseLost when the deadline has passed though nobody newer has come; nothing
+        was written then.
         """
         ...
 

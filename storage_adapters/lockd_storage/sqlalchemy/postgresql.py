@@ -12,20 +12,20 @@ from lockd_storage.fencing import Mark
 from lockd_storage.sqlalchemy.marks import Bounds, Grant, milliseconds, no_store
 
 SERIALIZATION_FAILURE = "40001"
-LOCK_TIMEOUT = "55P03"
 IDLE_TIMEOUT = "25P03"
 CANCELED = "57014"
 
-# Beyond its lock timeout an install may compute and write for this long.
-INSTALL_WORK_MS = 5_000
+# How long an install that ends its blockers may take to get through.
+ENDING_SECONDS = 5.0
 BLOCKER_POLL_SECONDS = 0.02
 
 _INSTALL = text("SELECT lockd_fence_install(:resource, :lock, :fence)")
 _BEGIN = text("SELECT lockd_fence_begin(:resource, :fence, :idle_ms, :statement_ms)")
 _PREPARE_INSTALL = text(
-    "SELECT pg_backend_pid(), set_config('lock_timeout', :lock_ms, true),"
-    " set_config('statement_timeout', :statement_ms, true),"
-    " set_config('idle_in_transaction_session_timeout', :statement_ms, true)"
+    # Not lock_timeout: it counts anew for each sharer waited for, so overlapping ones outlast it.
+    "SELECT pg_backend_pid(), set_config('lock_timeout', '0', true),"
+    " set_config('statement_timeout', :timeout_ms, true),"
+    " set_config('idle_in_transaction_session_timeout', :timeout_ms, true)"
 )
 _END_BLOCKERS = text(
     "SELECT pid, pg_terminate_backend(pid) FROM unnest(pg_blocking_pids(:pid)) AS blocker(pid) WHERE pid > 0"
@@ -45,7 +45,7 @@ class PostgresMarks:
         try:
             if not _install(engine, grant, timeout=timeout, blockers=None):
                 blockers = _Blockers(engine)
-                if not _install(engine, grant, timeout=max(timeout, 1.0), blockers=blockers):
+                if not _install(engine, grant, timeout=ENDING_SECONDS, blockers=blockers):
                     raise Unavailable(
                         f"install for resource {grant.resource!r} is blocked: {blockers.report()}"
                     )
@@ -110,12 +110,9 @@ class _Blockers:
 
 def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blockers | None) -> bool:
     """Install in one committed READ COMMITTED transaction (SAFETY S4). False: blocked for `timeout` s."""
-    lock_ms = milliseconds(timeout)
     with engine.connect() as opened:
         connection = opened.execution_options(isolation_level="READ COMMITTED")
-        pid = connection.scalar(
-            _PREPARE_INSTALL, {"lock_ms": str(lock_ms), "statement_ms": str(lock_ms + INSTALL_WORK_MS)}
-        )
+        pid = connection.scalar(_PREPARE_INSTALL, {"timeout_ms": str(milliseconds(timeout))})
         if blockers is not None:
             blockers.end_for(pid)
         try:
@@ -123,7 +120,7 @@ def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blocker
                 _INSTALL, {"resource": grant.resource, "lock": grant.lease.lock, "fence": str(grant.fence)}
             )
         except DBAPIError as error:
-            if sqlstate(error) == LOCK_TIMEOUT:
+            if sqlstate(error) == CANCELED:
                 return False
             refusal = _refusal(error, grant)
             if refusal is None:
