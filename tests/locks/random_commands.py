@@ -22,6 +22,7 @@ from lockd.locks.commands import (
     Release,
     RequestOrphaned,
 )
+from lockd.locks.state import LockState
 
 ALL_KINDS: tuple[type, ...] = get_args(Operation)
 
@@ -33,17 +34,25 @@ _ODD_TEXTS = ("", "x" * 5_000, "line\nbreak", "\x85", "é" * 300)
 _ODD_NUMBERS = (-(2**63), -2, -1, 0, 1, 2**31, 2**53, 2**63 - 1)
 
 
-def random_batches(seed: int, count: int) -> list[Batch]:
-    """`count` batches of up to four commands each, with stamps that mostly grow."""
-    draw = random.Random(seed)
-    stamp_ms = 0
-    batches = []
-    for _ in range(count):
-        stamp_ms += draw.choice((0, 1, 7, 90, 400, 2_500))
-        stamp = max(0, stamp_ms - (1_000 if draw.random() < 0.05 else 0))
-        commands = tuple(random_command(draw) for _ in range(draw.randrange(5)))
-        batches.append(Batch(Batch.VERSION, stamp, commands))
-    return batches
+class RandomLog:
+    """A log that is drawn while it is applied, so that it can release what is held."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+        self._stamp_ms = 0
+
+    def next_batch(self, state: LockState) -> Batch:
+        """Up to four commands, with a stamp that mostly grows."""
+        draw = self._draw
+        self._stamp_ms += draw.choice((0, 1, 7, 90, 400, 2_500))
+        stamp_ms = max(0, self._stamp_ms - (1_000 if draw.random() < 0.05 else 0))
+        commands = [random_command(draw) for _ in range(draw.randrange(5))]
+        holder = state.locks[name].holder if (name := draw.choice(_LOCKS)) in state.locks else None
+        if holder is not None and draw.random() < 0.5:
+            user = state.sessions[holder.session].user
+            release = Release(holder.lock.name, holder.token)
+            commands.append(Command(user, holder.session, "", 0, Origin(1, 1, 1, 99), release))
+        return Batch(Batch.VERSION, stamp_ms, tuple(commands))
 
 
 def random_command(draw: random.Random) -> Command:
