@@ -45,7 +45,8 @@ class Trust:
         other = self._holders.get(lock)
         if other is not None and other is not client and other.trusts(lock):
             raise AssertionError(
-                f"P1: {client.name} was granted {lock!r} (token {token}) while {other.name} trusts its own lease"
+                f"P1: {client.name} was granted {lock!r}, token {token}, "
+                f"while {other.name} trusts its own lease"
             )
         self._holders[lock] = client
 
@@ -154,33 +155,14 @@ class Client:
     def _acquire(self, wait_ms: int) -> None:
         """Ask, and ask again by the same request id until there is an answer (G3)."""
         assert self._wanted is not None
-        lock, request = self._wanted
-        generation = self._generation
+        wanted, generation = self._wanted, self._generation
+        lock, request = wanted
 
-        def current() -> bool:
-            return generation == self._generation and self._wanted == (lock, request)
-
-        def answered(outcome: Outcome) -> None:
-            match outcome:
-                case Granted(token=token, session=session):
-                    self._trust.acknowledged(session, lock, token)
-                    if current():
-                        self._on_granted(lock, token)
-                case Queued():
-                    self.world.met["waits"] += 1
-                case Refused(code=code) if code in UNSURE:
-                    if current():
-                        self._later(100, again)
-                case Refused(code="NOSESSION"):
-                    if current():
-                        self._lose()
-                case _:
-                    if current():
-                        self._wanted = None
-                        self._think()
+        def is_current() -> bool:
+            return generation == self._generation and self._wanted == wanted
 
         def again() -> None:
-            if not current():
+            if not is_current():
                 return
             if self.world.random.random() < 0.1:
                 self._cancel(lock, request, generation)
@@ -188,7 +170,27 @@ class Client:
                 self.world.met["requests repeated"] += 1
                 self._acquire(wait_ms)
 
+        def answered(outcome: Outcome) -> None:
+            if isinstance(outcome, Granted):
+                self._trust.acknowledged(outcome.session, lock, outcome.token)
+            if is_current():
+                self._on_answer(lock, outcome, again)
+
         self._call(Acquire(lock, 0, wait_ms, "", notify=True), answered, request=request, on_silence=again)
+
+    def _on_answer(self, lock: str, outcome: Outcome, again: Callable[[], None]) -> None:
+        match outcome:
+            case Granted(token=token):
+                self._on_granted(lock, token)
+            case Queued():
+                self.world.met["waits"] += 1
+            case Refused(code=code) if code in UNSURE:
+                self._later(100, again)
+            case Refused(code="NOSESSION"):
+                self._lose()
+            case _:
+                self._wanted = None
+                self._think()
 
     def _on_granted(self, lock: str, token: int) -> None:
         self._wanted = None
@@ -200,24 +202,21 @@ class Client:
 
     def _release(self, lock: str, token: int) -> None:
         generation = self._generation
-        # Trust ends before the release is sent: stop the work, then release (K6).
-        self._held = None
+        self._held = None  # stop the work, then release (K6)
+
+        def again() -> None:
+            if generation == self._generation:
+                self._release(lock, token)
 
         def released(outcome: Outcome) -> None:
             if generation != self._generation:
                 return
             if isinstance(outcome, Refused) and outcome.code in UNSURE:
-                self._later(
-                    100, lambda: self._release(lock, token) if generation == self._generation else None
-                )
+                self._later(100, again)
             else:
                 self._think()
 
-        self._call(
-            Release(lock, token),
-            released,
-            on_silence=lambda: self._release(lock, token) if generation == self._generation else None,
-        )
+        self._call(Release(lock, token), released, on_silence=again)
 
     def _cancel(self, lock: str, request: int, generation: int) -> None:
         self.world.met["cancels"] += 1

@@ -33,7 +33,7 @@ def simulate(seed: int) -> Report:
         _run(world)
     except Exception as error:
         raise AssertionError(
-            f"seed {seed} at {world.schedule.now / 1e6:.3f} s: {error or type(error).__name__}\n"
+            f"seed {seed} at {world.schedule.now / 1e6:.3f} s: {str(error) or type(error).__name__}\n"
             f"replay: python -m tests.sim --seed {seed}"
         ) from error
     return Report(seed, world.invariants.terms_led - 1, world.met)
