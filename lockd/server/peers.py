@@ -91,6 +91,12 @@ class PeerNetwork:
         for peer in peers:
             self._dialers[peer] = loop.create_task(self._keep_dialling(peer), name=f"dial node {peer}")
 
+    @property
+    def port(self) -> int:
+        """The port that is listened on: of use when port 0 was asked for."""
+        assert self._server is not None, "not started"
+        return int(self._server.sockets[0].getsockname()[1])
+
     async def stop(self) -> None:
         """Close every connection and the listener."""
         for dialer in self._dialers.values():
