@@ -1,0 +1,159 @@
+"""What a client may ask for, as types of the protocol alone.
+
+What a request means for locks is decided by those who turn it into a command of the state machine.
+"""
+
+import msgspec
+
+
+class RequestError(ValueError):
+    """The command can't be understood; the text is fit to be sent after `ERR`."""
+
+
+class Hello(msgspec.Struct, frozen=True):
+    protocol: int
+    """2 or 3; 0 to stay with what the connection speaks."""
+    user: str = ""
+    """"" when the command carries no AUTH."""
+    password: bytes = b""
+    client_name: str | None = None
+
+
+class Auth(msgspec.Struct, frozen=True):
+    user: str
+    password: bytes
+
+
+class Ping(msgspec.Struct, frozen=True):
+    message: bytes | None
+
+
+class Quit(msgspec.Struct, frozen=True):
+    pass
+
+
+class Info(msgspec.Struct, frozen=True):
+    section: str
+    """Lower case; "" for all."""
+
+
+class ClientSetName(msgspec.Struct, frozen=True):
+    name: str
+
+
+class ClientGetName(msgspec.Struct, frozen=True):
+    pass
+
+
+class ClientId(msgspec.Struct, frozen=True):
+    pass
+
+
+class ClientSetInfo(msgspec.Struct, frozen=True):
+    attribute: str
+    value: str
+
+
+class CommandInfo(msgspec.Struct, frozen=True):
+    """COMMAND and COMMAND INFO."""
+
+    names: tuple[str, ...] | None
+    """None for every verb."""
+
+
+class CommandCount(msgspec.Struct, frozen=True):
+    pass
+
+
+class CommandDocs(msgspec.Struct, frozen=True):
+    names: tuple[str, ...] | None
+
+
+class Select(msgspec.Struct, frozen=True):
+    """SELECT 0, which Redis clients send; there is one name space."""
+
+
+class SessionOpen(msgspec.Struct, frozen=True):
+    ttl_ms: int
+    name: str
+    meta: str
+
+
+class SessionKeepalive(msgspec.Struct, frozen=True):
+    session: str
+
+
+class SessionClose(msgspec.Struct, frozen=True):
+    session: str
+
+
+class LockAcquire(msgspec.Struct, frozen=True):
+    """In a session, or with a TTL in a private one: exactly one of the two is given."""
+
+    lock: str
+    session: str
+    """"" with a TTL."""
+    ttl_ms: int
+    """0 with a session."""
+    owner: str
+    request: int | str
+    """In a session a number, 0 for none; with a TTL a UUID as the client wrote it, "" for none."""
+    wait_ms: int | None
+    """0: refuse at once; None: for ever."""
+    notify: bool
+    meta: str
+
+
+class LockCancel(msgspec.Struct, frozen=True):
+    lock: str
+    session: str
+    """May be "" with a UUID."""
+    request: int | str
+
+
+class LockRelease(msgspec.Struct, frozen=True):
+    lock: str
+    token: int
+    session: str
+
+
+class LockInspect(msgspec.Struct, frozen=True):
+    lock: str
+    stale: bool
+    """Answer from what this node has applied, without asking the leader."""
+
+
+class LockList(msgspec.Struct, frozen=True):
+    prefix: str
+    after: str
+    count: int
+
+
+class ClusterStatusRequest(msgspec.Struct, frozen=True):
+    pass
+
+
+Request = (
+    Hello
+    | Auth
+    | Ping
+    | Quit
+    | Info
+    | ClientSetName
+    | ClientGetName
+    | ClientId
+    | ClientSetInfo
+    | CommandInfo
+    | CommandCount
+    | CommandDocs
+    | Select
+    | SessionOpen
+    | SessionKeepalive
+    | SessionClose
+    | LockAcquire
+    | LockCancel
+    | LockRelease
+    | LockInspect
+    | LockList
+    | ClusterStatusRequest
+)

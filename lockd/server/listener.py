@@ -1,0 +1,137 @@
+"""Where clients come in: the TCP or TLS port, how many may be there, and their end."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import resource
+import ssl
+from typing import cast
+
+from lockd.protocol.resp import encode_error
+from lockd.server.auth import EVERYONE, Users
+from lockd.server.config import Address
+from lockd.server.connection import Connection, ConnectionLimits
+from lockd.server.port import Driver
+from lockd.server.service import Service
+
+log = logging.getLogger(__name__)
+
+CLIENTS_MAX = 10_000
+_DESCRIPTORS_KEPT = 256
+"""For the log's files, peers, HTTP, and connections that are being refused."""
+_TLS_HANDSHAKE_S = 10.0
+
+
+class Listener:
+    """Serves clients on behalf of one driver. `start`, then `stop`, once."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        users: Users | None = None,
+        limits: ConnectionLimits | None = None,
+        clients_max: int = CLIENTS_MAX,
+    ) -> None:
+        self._users = users
+        self._limits = limits or ConnectionLimits()
+        self._clients_max = clients_max
+        self._connections: dict[int, Connection] = {}
+        self._numbers = itertools.count(1)
+        self._service = Service(driver, users, count_clients=lambda: len(self._connections))
+        self._server: asyncio.Server | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._all_gone = asyncio.Event()
+
+    @property
+    def clients(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on: of use when port 0 was asked for."""
+        assert self._server is not None, "not started"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self, listen: Address, *, tls: ssl.SSLContext | None = None) -> None:
+        """Listen. Raises OSError when the address can't be bound."""
+        self._clients_max = min(self._clients_max, _descriptors_for_clients())
+        self._server = await asyncio.get_running_loop().create_server(
+            self._come_in,
+            listen.host,
+            listen.port,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else _TLS_HANDSHAKE_S,
+            backlog=1024,
+        )
+        self._check_time()
+
+    async def stop(self, *, grace_s: float = 2.0) -> None:
+        """Take nobody in, let answers that are due leave for at most `grace_s`, close everything."""
+        if self._server is None:
+            return
+        self._server.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        for connection in list(self._connections.values()):
+            connection.finish()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_gone.wait(), grace_s)
+        for connection in list(self._connections.values()):
+            connection.abort("this node stops")
+        if self._users is not None:
+            self._users.close()
+
+    def _come_in(self) -> asyncio.Protocol:
+        if len(self._connections) >= self._clients_max:
+            log.warning("a client is refused: %d are connected", len(self._connections))
+            return _Turned(encode_error("LIMIT", f"clients of this node: at most {self._clients_max}"))
+        return Connection(
+            self._service,
+            number=next(self._numbers),
+            user=EVERYONE if self._users is None else None,
+            limits=self._limits,
+            on_begin=self._began,
+            on_end=self._ended,
+        )
+
+    def _began(self, connection: Connection) -> None:
+        self._connections[connection.client.number] = connection
+        self._all_gone.clear()
+
+    def _ended(self, connection: Connection) -> None:
+        del self._connections[connection.client.number]
+        if not self._connections:
+            self._all_gone.set()
+
+    def _check_time(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._connections.values()):
+            connection.check_time(now)
+        limits = self._limits
+        interval = min(limits.partial_s, limits.stall_s, limits.login_s) / 4
+        self._watch = loop.call_later(interval, self._check_time)
+
+
+class _Turned(asyncio.Protocol):
+    """A client that finds no room: it is told why."""
+
+    def __init__(self, reply: bytes) -> None:
+        self._reply = reply
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        refused = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclasses
+        refused.write(self._reply)
+        refused.close()
+
+
+def _descriptors_for_clients() -> int:
+    """Raise the limit of open files as far as it goes; without one left, not even a refusal could be sent."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(1, min(hard, 2**31) - _DESCRIPTORS_KEPT)

@@ -1,0 +1,88 @@
+"""The table of what each request does: whose it is to make, what it may overlap with, who does it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lockd.protocol import requests
+from lockd.protocol.resp import encode_error
+from lockd.server.auth import LOCK, OPERATOR, Users
+from lockd.server.greeting import Greeting
+from lockd.server.locking import Locking
+from lockd.server.port import Driver
+from lockd.server.turns import Client, Kind, Turn
+
+_ANYONE: frozenset[str] = frozenset()
+_LOOK = frozenset({LOCK, OPERATOR})
+_USE = frozenset({LOCK})
+
+
+class _Rule(NamedTuple):
+    """A request's row."""
+
+    start: Callable[[Any, Client, Turn], None]
+    kind: Kind
+    roles: frozenset[str]
+    """Any one of these is enough; none is needed when empty, but to have been let in."""
+
+
+class Service:
+    """The verbs, on top of one driver."""
+
+    def __init__(self, driver: Driver, users: Users | None, *, count_clients: Callable[[], int]) -> None:
+        self._driver = driver
+        greeting = Greeting(driver, users, count_clients=count_clients)
+        locking = Locking(driver)
+        self._rules: dict[type[Any], _Rule] = {
+            requests.Hello: _Rule(greeting.hello, Kind.ALONE, _ANYONE),
+            requests.Auth: _Rule(greeting.auth, Kind.ALONE, _ANYONE),
+            requests.Ping: _Rule(greeting.ping, Kind.LOCAL, _ANYONE),
+            requests.Info: _Rule(greeting.info, Kind.LOCAL, _ANYONE),
+            requests.Select: _Rule(greeting.select, Kind.LOCAL, _ANYONE),
+            requests.ClientSetName: _Rule(greeting.client_setname, Kind.LOCAL, _ANYONE),
+            requests.ClientGetName: _Rule(greeting.client_getname, Kind.LOCAL, _ANYONE),
+            requests.ClientId: _Rule(greeting.client_id, Kind.LOCAL, _ANYONE),
+            requests.ClientSetInfo: _Rule(greeting.client_setinfo, Kind.LOCAL, _ANYONE),
+            requests.CommandInfo: _Rule(greeting.command_info, Kind.LOCAL, _ANYONE),
+            requests.CommandCount: _Rule(greeting.command_count, Kind.LOCAL, _ANYONE),
+            requests.CommandDocs: _Rule(greeting.command_docs, Kind.LOCAL, _ANYONE),
+            requests.ClusterStatusRequest: _Rule(greeting.cluster_status, Kind.LOCAL, _ANYONE),
+            requests.SessionOpen: _Rule(locking.session_open, Kind.LOG, _USE),
+            requests.SessionKeepalive: _Rule(locking.session_keepalive, Kind.KEEPALIVE, _USE),
+            requests.SessionClose: _Rule(locking.session_close, Kind.LOG, _USE),
+            requests.LockAcquire: _Rule(locking.acquire, Kind.LOG, _USE),
+            requests.LockCancel: _Rule(locking.cancel, Kind.LOG, _USE),
+            requests.LockRelease: _Rule(locking.release, Kind.LOG, _USE),
+            requests.LockInspect: _Rule(locking.inspect, Kind.READ, _LOOK),
+            requests.LockList: _Rule(locking.list_locks, Kind.ALONE, _LOOK),
+        }
+
+    def kind_of(self, request: requests.Request | requests.RequestError) -> Kind:
+        """What it may overlap with."""
+        if isinstance(request, requests.RequestError):
+            return Kind.LOCAL
+        if isinstance(request, requests.LockAcquire) and request.wait_ms != 0 and not request.notify:
+            return Kind.WAIT
+        return self._rules[type(request)].kind
+
+    def start(self, request: requests.Request | requests.RequestError, client: Client, turn: Turn) -> None:
+        """Begin a command; `turn.answer` follows, maybe before this returns.
+
+        Whoever has not been let in learns nothing, not even whether a command exists.
+        """
+        user = client.user
+        if user is None and not isinstance(request, requests.Hello | requests.Auth):
+            turn.answer(encode_error("NOAUTH", "authentication required: AUTH user password"))
+            return
+        if isinstance(request, requests.RequestError):
+            turn.answer(encode_error("ERR", str(request)))
+            return
+        rule = self._rules[type(request)]
+        if user is not None and not user.has_any(rule.roles):
+            roles = " or ".join(sorted(rule.roles))
+            turn.answer(encode_error("NOPERM", f"user '{user.name}' needs the role {roles}"))
+            return
+        rule.start(request, client, turn)
+
+    def gone(self, client: Client) -> None:
+        """The connection has ended with commands unanswered or waits open (G4)."""
+        self._driver.connection_gone(client.number)

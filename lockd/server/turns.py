@@ -1,0 +1,70 @@
+"""A command's place in the order of its connection, and the connection as its commands see it."""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lockd.server.auth import User
+
+Unsent = Callable[[], None]
+"""What to do when a reply certainly never left this node."""
+
+
+class Kind(enum.Enum):
+    """What the answer to a command depends on, and so what it may overlap with."""
+
+    LOCAL = enum.auto()
+    """Answered at once, from facts that no other command changes."""
+    LOG = enum.auto()
+    WAIT = enum.auto()
+    """As LOG, but it may take for ever, and nothing behind it starts before."""
+    READ = enum.auto()
+    KEEPALIVE = enum.auto()
+    ALONE = enum.auto()
+    """Changes the connection, or has a large answer: nothing overlaps with it."""
+
+    def overlaps(self, running: "Kind") -> bool:
+        """Whether it may start while commands of kind `running` are not answered."""
+        return self is not Kind.ALONE and (self is running or (self is Kind.WAIT and running is Kind.LOG))
+
+
+class Turn:
+    """A command's place in the order of its connection, from its start to its reply."""
+
+    __slots__ = ("_on_answer", "kind", "reply", "unsent")
+
+    def __init__(self, kind: Kind, on_answer: Callable[["Turn"], None]) -> None:
+        self.kind = kind
+        self.reply: bytes | None = None
+        self.unsent: Unsent | None = None
+        self._on_answer = on_answer
+
+    def answer(self, reply: bytes, unsent: Unsent | None = None) -> None:
+        """Reply, once."""
+        assert self.reply is None, "a command is answered once"
+        self.reply = reply
+        self.unsent = unsent
+        self._on_answer(self)
+
+
+@dataclass(slots=True)
+class Client:
+    """A connection as its commands see it."""
+
+    number: int
+    """Counts up within this process; the machine knows the connection by it."""
+    user: User | None
+    """None until it has authenticated."""
+    push: Callable[[bytes, Unsent | None], None]
+    """Sends an out-of-band message (RESP3)."""
+    resp: int = 2
+    name: str = ""
+    library: dict[str, str] = field(default_factory=dict)
+    waits: int = 0
+    """NOTIFY waits that are open."""
+
+    @property
+    def user_name(self) -> str:
+        """Under whom its commands go into the log (G11). Strangers have none to send."""
+        assert self.user is not None, "a stranger's command"
+        return self.user.name
