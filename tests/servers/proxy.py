@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from threading import Event, Thread
 
 BUFFER = 65_536
 
@@ -24,23 +24,23 @@ class LossyProxy:
                 Thread(target=self._forward, args=(client,), daemon=True).start()
 
     def _forward(self, client: socket.socket) -> None:
+        hang_up = Event()
         with client, socket.create_connection(self._upstream) as server:
-            replies = Thread(target=_copy, args=(server, client), daemon=True)
-            replies.start()
+            Thread(target=_copy_replies, args=(server, client, hang_up), daemon=True).start()
             with suppress(OSError):
                 while data := client.recv(BUFFER):
                     if self.lose is not None and self.lose in data:
-                        client.shutdown(socket.SHUT_RDWR)
-                        server.sendall(data)
-                        server.recv(BUFFER)
-                        return
+                        hang_up.set()
                     server.sendall(data)
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy_replies(server: socket.socket, client: socket.socket, hang_up: Event) -> None:
     with suppress(OSError):
-        while data := source.recv(BUFFER):
-            target.sendall(data)
+        while data := server.recv(BUFFER):
+            if hang_up.is_set():
+                client.shutdown(socket.SHUT_RDWR)
+                return
+            client.sendall(data)
 
 
 @contextmanager

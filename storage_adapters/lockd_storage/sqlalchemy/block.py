@@ -96,12 +96,15 @@ class FencedBlock:
             raise
 
     def _on_statement(self, connection: Connection, *_: Any) -> None:
-        self._admit(connection)
+        # Without a transaction it is an engine's own "begin" listener that speaks, as in SQLAlchemy's
+        # BEGIN recipe for SQLite: the transaction's first statement is yet to come.
+        if connection.in_transaction():
+            self._admit(connection)
 
     def _admit(self, connection: Connection) -> None:
         """Return if the connection's transaction has been checked; check it if nobody did."""
         transaction = connection.get_transaction()
-        if self._checking or (transaction is not None and transaction is self._checked):
+        if self._checking or transaction is self._checked:
             return
         if self._refused is not None and self._refused[0] is transaction:
             raise self._refused[1]

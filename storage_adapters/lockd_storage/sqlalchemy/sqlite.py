@@ -1,6 +1,8 @@
 """The two verbs on SQLite: one writer at a time, so whoever holds the write lock may compare and go on."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -17,16 +19,11 @@ class SqliteMarks:
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """See `MarkStore.install`."""
-        with engine.connect() as connection:
-            busy_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-            connection.rollback()
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds(timeout)}")
-            connection.rollback()
+        with engine.connect() as connection, _busy_timeout(connection, timeout):
             try:
-                mark = self._install(connection, grant)
-                connection.commit()
+                with connection.begin():
+                    return _install(connection, grant)
             except DBAPIError as error:
-                connection.rollback()
                 if _is_busy(error):
                     raise Unavailable(
                         f"another process held the database for more than {timeout:g} s: {error.orig}"
@@ -34,10 +31,6 @@ class SqliteMarks:
                 if _is_missing_table(error):
                     raise no_store(grant.resource, error) from error
                 raise
-            finally:
-                connection.rollback()
-                connection.exec_driver_sql(f"PRAGMA busy_timeout = {busy_ms}")
-        return mark
 
     def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:  # noqa: ARG002
         """See `MarkStore.begin`."""
@@ -50,26 +43,37 @@ class SqliteMarks:
             raise
         judge_write(mark, resource=grant.resource, fence=grant.fence)
 
-    def _install(self, connection: Connection, grant: Grant) -> Mark:
-        _take_write_lock(connection)
-        before = read_mark(connection, grant.resource)
-        floor = connection.execute(select(fence_floor.c.token)).scalar_one()
-        mark = judge_install(
-            before, floor=floor, resource=grant.resource, lock=grant.lease.lock, fence=grant.fence
-        )
-        values = {
-            "lock": mark.lock,
-            "cluster": mark.fence.cluster,
-            "incarnation": mark.fence.incarnation,
-            "token": mark.token,
-        }
-        if before is None:
-            connection.execute(insert(fence_marks).values(resource=mark.resource, **values))
-        elif mark != before:
-            connection.execute(
-                update(fence_marks).where(fence_marks.c.resource == mark.resource).values(values)
-            )
-        return mark
+
+def _install(connection: Connection, grant: Grant) -> Mark:
+    _take_write_lock(connection)
+    before = read_mark(connection, grant.resource)
+    floor = connection.execute(select(fence_floor.c.token)).scalar_one()
+    mark = judge_install(
+        before, floor=floor, resource=grant.resource, lock=grant.lease.lock, fence=grant.fence
+    )
+    values = {
+        "lock": mark.lock,
+        "cluster": mark.fence.cluster,
+        "incarnation": mark.fence.incarnation,
+        "token": mark.token,
+    }
+    if before is None:
+        connection.execute(insert(fence_marks).values(resource=mark.resource, **values))
+    elif mark != before:
+        connection.execute(update(fence_marks).where(fence_marks.c.resource == mark.resource).values(values))
+    return mark
+
+
+@contextmanager
+def _busy_timeout(connection: Connection, seconds: float) -> Iterator[None]:
+    """Let this connection wait so long for another writer, and no longer than before afterwards."""
+    before_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds(seconds)}")
+    connection.rollback()
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {before_ms}")
 
 
 def _take_write_lock(connection: Connection) -> None:
