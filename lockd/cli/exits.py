@@ -1,0 +1,88 @@
+"""Exit statuses, and which error becomes which. docs/PROTOCOL.md has the table."""
+
+import enum
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+
+from lockd.errors import (
+    CorruptData,
+    LeaseLost,
+    LimitExceeded,
+    LockTimeout,
+    NotHeld,
+    OutcomeUnknown,
+    Rejected,
+    SessionExpired,
+    Unavailable,
+)
+
+
+class ExitStatus(enum.IntEnum):
+    """What a script may conclude. `run` has its own, for its child may end with any of the others."""
+
+    DONE = 0
+    NOT_OBTAINED = 1
+    USAGE = 2
+    """Wrong usage or configuration, or not allowed: the same again won't help."""
+    UNAVAILABLE = 3
+    """The cluster did not answer, or its answer was lost: asking again may help."""
+    LEASE_LOST = 4
+    """That grant or session is over."""
+    INTERNAL = 70
+    """A fault in lockd itself; EX_SOFTWARE of sysexits.h."""
+    RUN_NOT_OBTAINED = 121
+    RUN_UNAVAILABLE = 122
+    RUN_LEASE_LOST = 123
+    RUN_NOT_EXECUTABLE = 126
+    """As in a shell: the command was found and can't be executed."""
+    RUN_NOT_FOUND = 127
+    """As in a shell."""
+    SIGNALLED = 128
+    """Plus the signal's number, as in a shell."""
+    INTERRUPTED = 130
+
+
+_STATUSES: Final[tuple[tuple[type[Exception], ExitStatus], ...]] = (
+    (LockTimeout, ExitStatus.NOT_OBTAINED),
+    (LimitExceeded, ExitStatus.NOT_OBTAINED),
+    (SessionExpired, ExitStatus.LEASE_LOST),
+    (NotHeld, ExitStatus.LEASE_LOST),
+    (LeaseLost, ExitStatus.LEASE_LOST),
+    (Rejected, ExitStatus.USAGE),
+    (Unavailable, ExitStatus.UNAVAILABLE),
+    (OutcomeUnknown, ExitStatus.UNAVAILABLE),
+    (CorruptData, ExitStatus.USAGE),
+    (click.ClickException, ExitStatus.USAGE),
+)
+"""The first row that fits counts."""
+
+_OF_RUN: Final[Mapping[ExitStatus, ExitStatus]] = {
+    ExitStatus.NOT_OBTAINED: ExitStatus.RUN_NOT_OBTAINED,
+    ExitStatus.UNAVAILABLE: ExitStatus.RUN_UNAVAILABLE,
+    ExitStatus.LEASE_LOST: ExitStatus.RUN_LEASE_LOST,
+}
+
+
+class RefusedError(click.ClickException):
+    """What was asked for can't be done as asked. One line."""
+
+
+def status_of(error: Exception, *, command: str) -> ExitStatus:
+    """The exit status that `error` ends `lockd <command>` with."""
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            return _OF_RUN.get(status, status) if command == "run" else status
+    return ExitStatus.INTERNAL
+
+
+def facts_of(error: Exception) -> dict[str, Any]:
+    """What an error knows besides its text, for --json."""
+    match error:
+        case LockTimeout():
+            return {"lock": error.lock, "holder": error.holder}
+        case LeaseLost():
+            return {"lock": error.lock, "token": error.token}
+        case _:
+            return {}
