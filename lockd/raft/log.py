@@ -68,6 +68,10 @@ class Log:
             raise IndexError(f"the log begins after {self.base}: {index}")
         return self._terms[index - self.base - 1]
 
+    @property
+    def has_unwritten(self) -> bool:
+        return self.handed_index < self.last_index
+
     def matches(self, index: LogIndex, term: Term) -> bool:
         """Tell whether there is an entry at `index` with that term: then all before agree (§5.3)."""
         return self.base <= index <= self.last_index and self.term_at(index) == term
@@ -123,9 +127,10 @@ class Log:
 
         The first is returned whatever its size; an empty run when `last` < `first`.
         """
-        low = first - self.base - 1
-        high = low
+        low = high = first - self.base - 1
         end = min(last, self.last_index) - self.base
+        if low >= end:
+            return EntryRun(first, (), (), ())
         room = bytes_max
         while high < end:
             room -= len(self._payloads[high])
@@ -145,16 +150,13 @@ class Log:
 
         Each non-empty run is to be acknowledged once, in order, with `acknowledge_write`.
         """
+        first = LogIndex(self.handed_index + 1)
+        if not self.has_unwritten:
+            return EntryRun(first, (), (), ())
         low = self.handed_index - self.base
-        run = EntryRun(
-            LogIndex(self.handed_index + 1),
-            tuple(self._terms[low:]),
-            tuple(self._kinds[low:]),
-            tuple(self._payloads[low:]),
-        )
-        if run.terms:
-            self.handed_index = run.last
-            self._writes.append((run.terms[-1], run.last, run.last))
+        run = EntryRun(first, tuple(self._terms[low:]), tuple(self._kinds[low:]), tuple(self._payloads[low:]))
+        self.handed_index = run.last
+        self._writes.append((run.terms[-1], run.last, run.last))
         return run
 
     def acknowledge_write(self, term: Term, index: LogIndex) -> bool:

@@ -166,38 +166,52 @@ class RaftNode:
             if reads.begin_round(state):
                 state.broadcast_heartbeat()
             replication.offer_appends(state)
-        append = state.log.take_unwritten()
-        committed = state.take_committed()
-        hard_state = self._hard_state_to_write(append)
-        confirmed, state.reads_confirmed = state.reads_confirmed, []
-        dropped, state.reads_dropped = state.reads_dropped, False
-        send_now, state.send_now = state.send_now, []
-        send_after_durable, state.send_after_durable = state.send_after_durable, []
-        must_sync = hard_state is not None or len(append) > 0
-        if not (must_sync or send_now or send_after_durable or committed.terms or confirmed or dropped):
+        if not self._has_news():
             return None
-        return Ready(
+        append = state.log.take_unwritten()
+        hard_state = self._hard_state_to_write(append)
+        ready = Ready(
             hard_state=hard_state,
             append=append,
-            send_now=tuple(send_now),
-            send_after_durable=tuple(send_after_durable),
-            committed=committed,
-            reads=tuple(confirmed),
-            reads_dropped=dropped,
-            must_sync=must_sync,
+            send_now=tuple(state.send_now),
+            send_after_durable=tuple(state.send_after_durable),
+            committed=state.take_committed(),
+            reads=tuple(state.reads_confirmed),
+            reads_dropped=state.reads_dropped,
+            must_sync=hard_state is not None or len(append) > 0,
         )
+        state.send_now.clear()
+        state.send_after_durable.clear()
+        state.reads_confirmed.clear()
+        state.reads_dropped = False
+        return ready
 
     def check_invariants(self) -> None:
         """Assert what must hold between any two calls; for the simulator, after each of them."""
         self._state.check_invariants()
 
+    def _has_news(self) -> bool:
+        state = self._state
+        return (
+            bool(state.send_now or state.send_after_durable or state.reads_confirmed)
+            or state.reads_dropped
+            or state.log.has_unwritten
+            or state.has_committed
+            or self._vote_changed
+        )
+
+    @property
+    def _vote_changed(self) -> bool:
+        state, emitted = self._state, self._emitted
+        return state.term != emitted.term or state.voted_for != emitted.voted_for
+
     def _hard_state_to_write(self, append: EntryRun) -> HardState | None:
-        now, last = self._state.hard_state, self._emitted
-        if (now.term, now.voted_for) == (last.term, last.voted_for) and (now == last or not append.terms):
-            # A commit index alone is a hint, not worth a sync of its own.
+        commit_moved = self._state.commit_index != self._emitted.commit
+        # A commit index alone is a hint, not worth a sync of its own.
+        if not self._vote_changed and not (append.terms and commit_moved):
             return None
-        self._emitted = now
-        return now
+        self._emitted = self._state.hard_state
+        return self._emitted
 
     def _admit(self, message: Message) -> bool:
         """Settle the terms (§5.1); return whether the message is to be handled in the present one."""

@@ -258,14 +258,19 @@ class RaftState:
         self.commit_index = index
         return True
 
+    @property
+    def has_committed(self) -> bool:
+        """There are entries to apply that were not handed out."""
+        return self.handed_to_apply < self._applicable_index
+
     def take_committed(self) -> EntryRun:
         """Hand out the next committed entries to apply, up to `apply_bytes_max`.
 
         Only those that are on this node's own disk: what is applied and answered must not have
         to be fetched again from others after a crash (SAFETY D1).
         """
-        last = min(self.commit_index, self.log.persisted_index)
-        run = self.log.slice(LogIndex(self.handed_to_apply + 1), last, self.config.apply_bytes_max)
+        first = LogIndex(self.handed_to_apply + 1)
+        run = self.log.slice(first, self._applicable_index, self.config.apply_bytes_max)
         self.handed_to_apply = run.last
         return run
 
@@ -291,6 +296,10 @@ class RaftState:
                 self._check_leader_invariants()
             case _:
                 assert_never(self.role)
+
+    @property
+    def _applicable_index(self) -> LogIndex:
+        return min(self.commit_index, self.log.persisted_index)
 
     def _check_leader_invariants(self) -> None:
         assert self.leader_id == self.node_id
