@@ -1,0 +1,158 @@
+"""Puts a service together: which database, which office, which threads."""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from lockd_scheduler.attempts import Attempts
+from lockd_scheduler.clocks import LedgerClock
+from lockd_scheduler.durations import parse_duration
+from lockd_scheduler.engines import open_engine
+from lockd_scheduler.errors import BadSchedule, OfficeTaken, SchedulerError
+from lockd_scheduler.jobs import Job
+from lockd_scheduler.ledger import Ledger
+from lockd_scheduler.officer import Officer
+from lockd_scheduler.offices import FileOffice, LockdOffice
+from lockd_scheduler.ports import Office, Seat
+from lockd_scheduler.service import Service
+from lockd_scheduler.threads import ThreadRunner
+from lockd_scheduler.worker import Worker, first_line
+from lockd_storage.schema import upgrade
+
+logger = logging.getLogger("lockd_scheduler")
+
+DEFAULT_DB = "sqlite:///lockd-scheduler.db"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve, checked. Durations are positive."""
+
+    db: str
+    lockd: str | None
+    drain: timedelta
+    lease_ttl: timedelta
+    lost_after: timedelta
+    threads: int
+
+    @classmethod
+    def from_words(
+        cls,
+        *,
+        db: str = DEFAULT_DB,
+        lockd: str | None = None,
+        drain: str = "5m",
+        lease_ttl: str = "5s",
+        lost_after: str = "30s",
+        threads: int = 32,
+    ) -> "Settings":
+        """Check what a user wrote. Raises BadSchedule."""
+        settings = cls(
+            db=db,
+            lockd=lockd,
+            drain=parse_duration(drain),
+            lease_ttl=parse_duration(lease_ttl),
+            lost_after=parse_duration(lost_after),
+            threads=threads,
+        )
+        if settings.lost_after < timedelta(seconds=1):
+            raise BadSchedule(f"lost_after {lost_after!r}: at least 1s, heartbeats come five times as often")
+        if threads < 1:
+            raise BadSchedule(f"threads {threads}: at least 1")
+        return settings
+
+
+def start_service(
+    scope: str,
+    jobs: dict[str, Job[..., Any]],
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop | None,
+) -> Service:
+    """Make the tables, start the threads, and return at once: standing by, or with the office.
+
+    Raises BadSchedule, OfficeTaken (alone on a database that another process serves), and
+    SchedulerError if the database can't be opened.
+    """
+    engine = open_engine(settings.db)
+    try:
+        upgrade(engine, branch="scheduler")
+    except DBAPIError as error:
+        engine.dispose()
+        raise SchedulerError(f"can't open the ledger's database: {first_line(error)}") from error
+    ledger = Ledger(engine, scope)
+    holder = f"{socket.gethostname()}:{os.getpid()}"
+    office, seat = _open_office(settings, engine, ledger, holder)
+    clock = LedgerClock(ledger.read_time)
+    worker = Worker(
+        scope=scope,
+        name=f"{holder}:{secrets.token_hex(4)}",
+        jobs=jobs,
+        attempts=Attempts(engine),
+        clock=clock,
+        loop=loop,
+        abandoned=threading.Event(),
+        underway={},
+    )
+    runner = ThreadRunner(
+        worker.execute, limit=settings.threads, on_failure=lambda error: service.fail(error)
+    )
+    officer = Officer(
+        ledger=ledger,
+        office=office,
+        specs={name: job.spec for name, job in jobs.items()},
+        clock=clock,
+        runner=runner,
+        holder=holder,
+        lost_after=settings.lost_after,
+    )
+
+    def close() -> None:
+        office.close()
+        engine.dispose()
+
+    service = Service(
+        officer=officer, worker=worker, runner=runner, close=close, lost_after=settings.lost_after
+    )
+    logger.info(
+        "serving scope=%s jobs=%d db=%s %s",
+        scope,
+        len(jobs),
+        engine.url.render_as_string(hide_password=True),
+        "alone" if settings.lockd is None else f"lockd={settings.lockd}",
+    )
+    service.start(seat)
+    return service
+
+
+def _open_office(
+    settings: Settings, engine: Engine, ledger: Ledger, holder: str
+) -> tuple[Office, Seat | None]:
+    if settings.lockd is not None:
+        ttl = settings.lease_ttl.total_seconds()
+        try:
+            return LockdOffice(settings.lockd, name=ledger.scope, lease_ttl=ttl, holder=holder), None
+        except ValueError as error:
+            raise BadSchedule(str(error)) from None
+    if engine.dialect.name != "sqlite":
+        raise BadSchedule(
+            f"{engine.dialect.name} needs --lockd ENDPOINTS: without it two processes can't choose one"
+        )
+    database = Path(engine.url.database or "").absolute()
+    office = FileOffice(database.with_name(database.name + ".lock"), last_token=ledger.last_token)
+    seat = office.campaign(0.0)
+    if seat is None:
+        raise OfficeTaken(
+            f"{database} is served by process {office.occupant() or 'unknown'} already;"
+            " give both --lockd ENDPOINTS to run one active and one standing by"
+        )
+    return office, seat

@@ -1,0 +1,214 @@
+"""What a user sees: a named scheduler, jobs added by decorators, and ways to run it."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar
+
+from lockd_scheduler.app import DEFAULT_DB, Settings, start_service
+from lockd_scheduler.durations import parse_duration
+from lockd_scheduler.errors import BadSchedule, SchedulerError
+from lockd_scheduler.jobs import Job, JobSpec, checked_args, checked_name, name_of
+from lockd_scheduler.policies import Policy
+from lockd_scheduler.service import Service
+from lockd_scheduler.triggers import AtTrigger, CronTrigger, EveryTrigger, Trigger, hashed_slot
+
+logger = logging.getLogger("lockd_scheduler")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Cron:
+    """A named set of jobs. Processes that serve the same name on one database share its office."""
+
+    def __init__(self, name: str = "default") -> None:
+        """Raises BadSchedule for a name that can't be one."""
+        self.name = checked_name(name)
+        self.jobs: dict[str, Job[..., Any]] = {}
+
+    def job(
+        self,
+        expression: str,
+        *,
+        tz: str = "UTC",
+        dst: str = "once",
+        name: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        overlap: str = "skip",
+        catch_up: str = "none",
+        within: str | None = None,
+        delivery: str = "at_most_once",
+        retries: int = 0,
+        backoff: str = "10s..10m",
+    ) -> Callable[[Callable[P, R]], Job[P, R]]:
+        """Run the function by a cron line of five fields, or six with seconds first.
+
+        `tz`: an IANA zone. `overlap`: "skip" or "allow" a fire while an earlier run has not ended.
+        `catch_up`: which fires are run when nobody was there for over a minute: "none", "latest" or
+        "all", no older than `within`. `delivery`: "at_most_once", or "at_least_once" to try again
+        when an attempt was lost. `retries`: further attempts after a failure, with pauses that
+        double within `backoff`. The function takes the Run first, if it takes anything by position,
+        and `args` by keyword.
+
+        Raises BadSchedule that names what is wrong.
+        """
+        if dst != "once":
+            raise BadSchedule(f"dst={dst!r} is not available; choose from: once")
+        policy = Policy.from_words(
+            overlap=overlap,
+            catch_up=catch_up,
+            within=within,
+            delivery=delivery,
+            retries=retries,
+            backoff=backoff,
+        )
+        trigger = CronTrigger(expression, tz)
+        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
+
+    def every(
+        self,
+        period: str,
+        *,
+        offset: str = "0s",
+        name: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        overlap: str = "skip",
+        catch_up: str = "none",
+        within: str | None = None,
+        delivery: str = "at_most_once",
+        retries: int = 0,
+        backoff: str = "10s..10m",
+    ) -> Callable[[Callable[P, R]], Job[P, R]]:
+        """Run the function every `period` of elapsed time, the same moments in every process.
+
+        They are counted from 1970-01-01T00:00Z plus `offset`; "H" takes an offset that depends on the
+        job's name alone, so that many jobs spread. The other options are those of `job`.
+        """
+        policy = Policy.from_words(
+            overlap=overlap,
+            catch_up=catch_up,
+            within=within,
+            delivery=delivery,
+            retries=retries,
+            backoff=backoff,
+        )
+        length = parse_duration(period)
+
+        def trigger(job_name: str) -> Trigger:
+            slot = hashed_slot(f"{self.name}/{job_name}", length) if offset == "H" else parse_duration(offset)
+            return EveryTrigger(length, slot)
+
+        return lambda function: self._add(function, name, trigger, policy, args)
+
+    def at(
+        self,
+        moment: datetime,
+        *,
+        name: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        catch_up: str = "none",
+        within: str | None = None,
+        delivery: str = "at_most_once",
+        retries: int = 0,
+        backoff: str = "10s..10m",
+    ) -> Callable[[Callable[P, R]], Job[P, R]]:
+        """Run the function once, at an aware datetime. The other options are those of `job`."""
+        policy = Policy.from_words(
+            catch_up=catch_up, within=within, delivery=delivery, retries=retries, backoff=backoff
+        )
+        trigger = AtTrigger(moment)
+        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
+
+    def serve(
+        self,
+        *,
+        db: str = DEFAULT_DB,
+        lockd: str | None = None,
+        drain: str = "5m",
+        lease_ttl: str = "5s",
+        lost_after: str = "30s",
+        threads: int = 32,
+    ) -> bool:
+        """Serve until SIGTERM or SIGINT; a second one ends the drain. Call it on the main thread.
+
+        `db`: a sqlite:/// file or postgresql:// URL. `lockd`: endpoints of a lockd cluster, to run
+        one active process and others standing by. Returns whether every attempt had ended. Raises
+        SchedulerError, also for a fault that stopped the service.
+        """
+        settings = Settings.from_words(
+            db=db, lockd=lockd, drain=drain, lease_ttl=lease_ttl, lost_after=lost_after, threads=threads
+        )
+        return asyncio.run(self._serve(settings))
+
+    @asynccontextmanager
+    async def running(
+        self,
+        *,
+        db: str = DEFAULT_DB,
+        lockd: str | None = None,
+        drain: str = "30s",
+        lease_ttl: str = "5s",
+        lost_after: str = "30s",
+        threads: int = 32,
+    ) -> AsyncIterator[Service]:
+        """Serve beside whatever this event loop does; async jobs run on it. Options as for `serve`."""
+        settings = Settings.from_words(
+            db=db, lockd=lockd, drain=drain, lease_ttl=lease_ttl, lost_after=lost_after, threads=threads
+        )
+        loop = asyncio.get_running_loop()
+        service = await asyncio.to_thread(start_service, self.name, self.jobs, settings, loop)
+        try:
+            yield service
+        finally:
+            await asyncio.to_thread(service.stop, drain=settings.drain.total_seconds())
+
+    def _add(
+        self,
+        function: Callable[P, R],
+        name: str | None,
+        trigger: Callable[[str], Trigger],
+        policy: Policy,
+        args: Mapping[str, Any] | None,
+    ) -> Job[P, R]:
+        job_name = checked_name(name or name_of(function))
+        if job_name in self.jobs:
+            raise BadSchedule(f"two jobs are called {job_name!r}")
+        job = Job(function, JobSpec(job_name, trigger(job_name), policy, checked_args(args)))
+        self.jobs[job_name] = job
+        return job
+
+    async def _serve(self, settings: Settings) -> bool:
+        loop = asyncio.get_running_loop()
+        ended, hurry = asyncio.Event(), asyncio.Event()
+
+        def on_signal() -> None:
+            (hurry if ended.is_set() else ended).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        service = await asyncio.to_thread(start_service, self.name, self.jobs, settings, loop)
+        service.on_ended = lambda: loop.call_soon_threadsafe(ended.set)
+        if service.ended.is_set():
+            ended.set()
+        await ended.wait()
+        logger.info("stopping scope=%s", self.name)
+        is_idle = await _stop(service, settings.drain.total_seconds(), hurry)
+        if service.failure is not None:
+            if isinstance(service.failure, SchedulerError):
+                raise service.failure
+            raise SchedulerError(f"stopped by a fault: {service.failure!r}") from service.failure
+        return is_idle
+
+
+async def _stop(service: Service, drain: float, hurry: asyncio.Event) -> bool:
+    """Stop within `drain` seconds, or at once when `hurry` is set."""
+    stopping = asyncio.create_task(asyncio.to_thread(service.stop, drain=drain))
+    hurrying = asyncio.create_task(hurry.wait())
+    await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    service.hurry()
+    return await stopping

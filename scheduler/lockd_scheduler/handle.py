@@ -1,0 +1,86 @@
+"""What a job's function is given: which run this is, and how to write under its token."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from urllib.parse import quote
+
+from sqlalchemy.orm import Session
+
+from lockd_scheduler.attempts import FENCED_IDLE_SECONDS, Attempts, Started
+from lockd_scheduler.errors import AttemptFenced
+from lockd_scheduler.policies import Policy
+
+
+class Run:
+    """One attempt of one run, as its job sees it. Threads of the job may share it."""
+
+    def __init__(
+        self,
+        *,
+        scope: str,
+        started: Started,
+        policy: Policy,
+        attempts: Attempts,
+        now: Callable[[], datetime],
+    ) -> None:
+        claimed = started.claimed
+        self.id = claimed.run_id
+        self.job = claimed.job
+        self.fire_at: datetime = claimed.fire_time
+        """The nominal fire time in UTC, however late the run began."""
+        self.attempt = claimed.number
+        """1 for the first attempt of this run, 2 for the next."""
+        self.token: tuple[int, int] = (claimed.office_token, claimed.ordinal)
+        """The fencing token: (office token, ordinal within the office), compared in that order (R4)."""
+        self._scope = scope
+        self._started = started
+        self._policy = policy
+        self._attempts = attempts
+        self._now = now
+        self._fenced = threading.Event()
+
+    def __repr__(self) -> str:
+        return f"<run {self.id} of {self.job!r} at {self.fire_at.isoformat()}, attempt {self.attempt}>"
+
+    @property
+    def key(self) -> str:
+        """The fire's own name: the same for every attempt of this run, different for any other."""
+        claimed = self._started.claimed
+        moment = self.fire_at.isoformat().replace("+00:00", "Z")
+        words = [self._scope, claimed.job, claimed.kind, moment, *([claimed.key] if claimed.key else [])]
+        return "/".join(quote(word, safe=":.-") for word in words)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For calls that go out: `Idempotency-Key` of the fire, `Fencing-Token` of this attempt."""
+        office_token, ordinal = self.token
+        return {"Idempotency-Key": self.key, "Fencing-Token": f"{office_token}.{ordinal}"}
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether this process knows that the attempt was ended by the office. False promises nothing."""
+        return self._fenced.is_set()
+
+    def check(self) -> None:
+        """Raise AttemptFenced if this attempt no longer counts, as far as this process knows."""
+        if self._fenced.is_set():
+            raise AttemptFenced(f"{self!r} was ended by the office")
+
+    @contextmanager
+    def fenced_session(self, *, idle: float = FENCED_IDLE_SECONDS) -> Iterator[Session]:
+        """A session on the ledger's database: what it writes and 'succeeded' commit together.
+
+        The commit at its end is the run's final success; an error later in the job changes
+        nothing about that. `idle`: seconds that PostgreSQL lets the transaction wait between statements.
+        On SQLite it holds up the whole ledger while it is open. Raises AttemptFenced, with nothing
+        written, if the attempt no longer counts, and OutcomeUnknown if the commit's reply was lost.
+        """
+        self.check()
+        with self._attempts.fenced_session(self._started, self._policy, now=self._now, idle=idle) as session:
+            yield session
+
+    def mark_fenced(self) -> None:
+        """Note that the ledger was seen to hold the attempt as ended."""
+        self._fenced.set()

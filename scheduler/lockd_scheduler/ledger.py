@@ -1,0 +1,191 @@
+"""The office's transactions: take office, keep schedules, claim, take over, find the lost.
+
+Each of them begins by reading the fence row under a lock that lasts until its commit, and changes
+nothing if another token stands there (SAFETY R1). So a process that was paused anywhere, and has been
+replaced meanwhile, finds out in the database and not by a clock (R2).
+
+    tx0  take_office     the fence row moves to my token
+    tx1  claim_due       rows for every due fire, attempts for those to run, schedules moved on
+         take_over       attempts that were claimed and never started become mine
+         mark_lost       attempts without a heartbeat
+"""
+
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, Engine, and_, func, or_, select, update
+
+from lockd_scheduler.attempts import end_run
+from lockd_scheduler.claiming import AnyRow, claim_due, insert_into
+from lockd_scheduler.engines import reading
+from lockd_scheduler.errors import ForeignOffice, OfficeLost
+from lockd_scheduler.jobs import JobSpec
+from lockd_scheduler.mandates import LOCAL, Batch, Claimed, Mandate
+from lockd_scheduler.policies import Policy
+from lockd_scheduler.runs import State
+from lockd_scheduler.schedules import keep_schedules
+from lockd_scheduler.tables import attempt, office, run, schedule
+
+LOST_AT_ONCE_MAX = 200
+
+
+class Ledger:
+    """The tables of one scheduler name (`scope`) in one database.
+
+    Every method is one transaction. Those that take a Mandate raise OfficeLost, having changed
+    nothing, once another token holds the office. All raise SQLAlchemy's errors; after one, the outcome
+    is unknown, and `take_over` finds what was claimed.
+    """
+
+    def __init__(self, engine: Engine, scope: str) -> None:
+        self.engine = engine
+        self.scope = scope
+
+    def read_time(self) -> datetime:
+        """The database's time (SQLite: this machine's)."""
+        if self.engine.dialect.name != "postgresql":
+            return datetime.now(UTC)
+        with reading(self.engine) as connection:
+            moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            return moment.astimezone(UTC)
+
+    def last_token(self) -> int:
+        """The token that holds the office now; 0 if it was never held."""
+        with reading(self.engine) as connection:
+            token = connection.scalar(select(office.c.token).where(office.c.scope == self.scope))
+            return token or 0
+
+    def take_office(self, mandate: Mandate, *, now: datetime) -> None:
+        """Move the fence row to this mandate's token. Asking twice is fine.
+
+        Raises OfficeLost if the row has that token or a later one of somebody else's, and
+        ForeignOffice if its tokens were counted by another source.
+        """
+        held = office.c
+        newer = or_(
+            held.token < mandate.token,
+            and_(held.token == mandate.token, held.holder == mandate.holder),
+        )
+        with self.engine.begin() as connection:
+            first = {"scope": self.scope, "source": mandate.source, "token": 0, "holder": ""}
+            connection.execute(insert_into(connection, office).values(first).on_conflict_do_nothing())
+            moved = connection.execute(
+                update(office)
+                .where(held.scope == self.scope, held.source == mandate.source, newer)
+                .values(token=mandate.token, holder=mandate.holder, taken_at=now)
+            )
+            if moved.rowcount == 0:
+                row = connection.execute(select(office).where(held.scope == self.scope)).one()
+                if row.source != mandate.source:
+                    raise ForeignOffice(_foreign_text(row, mandate))
+                raise OfficeLost(f"office {self.scope!r} has token {row.token}, ours is {mandate.token}")
+
+    def claim_due(self, mandate: Mandate, specs: Mapping[str, JobSpec], *, now: datetime) -> Batch:
+        """Write a row for every fire that is due at `now`, and claim those that are to run (P5).
+
+        Also claims the further attempts that are due. On return all of it is committed.
+        """
+        with self._as_office(mandate) as connection:
+            return claim_due(connection, mandate, specs, now=now)
+
+    def keep_schedules(self, mandate: Mandate, specs: Mapping[str, JobSpec], *, now: datetime) -> None:
+        """Make the schedules' rows say what the code says; every change is a revision.
+
+        A schedule whose job has gone from the code is parked, never deleted.
+        """
+        with self._as_office(mandate) as connection:
+            keep_schedules(connection, mandate.scope, mandate.token, specs, now=now)
+
+    def take_over(self, mandate: Mandate, *, keep: Set[int], now: datetime) -> tuple[Claimed, ...]:
+        """Claim again, with this mandate's token, what was claimed and never started.
+
+        Those attempts had no effect (R3), and whoever claimed them before can't start them any
+        more. `keep`: attempts that this process is about to start itself.
+        """
+        with self._as_office(mandate) as connection:
+            rows = connection.execute(
+                select(attempt.c.id, attempt.c.number, run.c.id.label("run_id"), run.c.fire_time, run.c.args)
+                .add_columns(schedule.c.name)
+                .join(run, run.c.id == attempt.c.run_id)
+                .join(schedule, schedule.c.id == run.c.schedule_id)
+                .where(schedule.c.scope == self.scope, schedule.c.parked_at.is_(None))
+                .where(attempt.c.state == State.CLAIMED, attempt.c.id.not_in(keep))
+                .order_by(attempt.c.id)
+                .with_for_update(of=attempt)
+            ).all()
+            claimed = [
+                Claimed(
+                    attempt_id=row.id,
+                    run_id=row.run_id,
+                    job=row.name,
+                    fire_time=row.fire_time,
+                    number=row.number,
+                    office_token=mandate.token,
+                    ordinal=next(mandate.ordinals),
+                    args=row.args,
+                )
+                for row in rows
+            ]
+            for one in claimed:
+                connection.execute(
+                    update(attempt)
+                    .where(attempt.c.id == one.attempt_id)
+                    .values(office_token=one.office_token, ordinal=one.ordinal, claimed_at=now)
+                )
+            return tuple(claimed)
+
+    def mark_lost(self, mandate: Mandate, *, silent_since: datetime, now: datetime) -> int:
+        """End the running attempts whose last heartbeat is older than `silent_since`; how many.
+
+        What follows is each job's choice of delivery. A row that is locked belongs to a live
+        transaction of its attempt, which is as good as a heartbeat: it is left alone.
+        """
+        with self._as_office(mandate) as connection:
+            rows = connection.execute(
+                select(attempt.c.id, attempt.c.run_id, attempt.c.number, schedule.c.definition)
+                .join(run, run.c.id == attempt.c.run_id)
+                .join(schedule, schedule.c.id == run.c.schedule_id)
+                .where(schedule.c.scope == self.scope, attempt.c.state == State.RUNNING)
+                .where(attempt.c.heartbeat_at < silent_since)
+                .limit(LOST_AT_ONCE_MAX)
+                .with_for_update(of=attempt, skip_locked=True)
+            ).all()
+            for row in rows:
+                error = "no heartbeat: the attempt's outcome is not known"
+                connection.execute(
+                    update(attempt)
+                    .where(attempt.c.id == row.id)
+                    .values(state=State.LOST, finished_at=now, error=error)
+                )
+                policy = Policy.from_json(row.definition["policy"])
+                end_run(connection, row.run_id, State.LOST, policy, number=row.number, error=error, now=now)
+            return len(rows)
+
+    @contextmanager
+    def _as_office(self, mandate: Mandate) -> Iterator[Connection]:
+        with self.engine.begin() as connection:
+            guard_office(connection, mandate)
+            yield connection
+
+
+def guard_office(connection: Connection, mandate: Mandate) -> None:
+    """Hold the fence row as it is until this transaction ends. Raises OfficeLost."""
+    row = connection.execute(
+        select(office.c.source, office.c.token)
+        .where(office.c.scope == mandate.scope)
+        .with_for_update(read=True)
+    ).one_or_none()
+    if row is None or (row.source, row.token) != (mandate.source, mandate.token):
+        found = "no row" if row is None else f"token {row.token}"
+        raise OfficeLost(f"office {mandate.scope!r} has {found}, ours is {mandate.token}")
+
+
+def _foreign_text(row: AnyRow, mandate: Mandate) -> str:
+    def told(source: str) -> str:
+        return "without a lock service" if source == LOCAL else f"through the lockd cluster {source}"
+
+    return (
+        f"the ledger of {mandate.scope!r} was last served {told(row.source)}, and now would be"
+        f" {told(mandate.source)}: their tokens can't be compared. Use another database, or go on there"
+    )

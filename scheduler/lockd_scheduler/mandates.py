@@ -1,0 +1,49 @@
+"""The values that pass between the office's transactions and the workers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
+from typing import Any
+
+LOCAL = "local"
+"""The source of tokens that were counted beside the database, without a lock service."""
+SCHEDULED = "scheduled"
+"""The kind of a run that its schedule called for; manual and backfilled ones have kinds of their own."""
+
+
+@dataclass(frozen=True)
+class Mandate:
+    """One tenure of the office: whose it is, and the token that guards all it does."""
+
+    scope: str
+    source: str
+    token: int
+    holder: str
+    ordinals: Iterator[int] = field(default_factory=lambda: count(1), compare=False, repr=False)
+    """Numbers the attempts of this tenure, so that each shuts out all before it (SAFETY R4)."""
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """An attempt that may be started. (office_token, ordinal) is its fencing token."""
+
+    attempt_id: int
+    run_id: int
+    job: str
+    fire_time: datetime
+    number: int
+    office_token: int
+    ordinal: int
+    args: Mapping[str, Any]
+    kind: str = SCHEDULED
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one claim transaction made, and when the next thing is due (None: nothing is)."""
+
+    claimed: tuple[Claimed, ...]
+    skipped: int
+    next_due: datetime | None

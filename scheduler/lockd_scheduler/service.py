@@ -1,0 +1,113 @@
+"""The scheduler as threads of a process: one turns the officer, one sends heartbeats, others run jobs.
+
+No thread of it belongs to a job or to the user's event loop, so a job that blocks either can't stop
+heartbeats. One boundary each: a fault of our own stops the service and is kept in `failure`; a
+service that has failed says so and never pretends to run.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from lockd_scheduler.officer import Officer
+from lockd_scheduler.ports import Seat
+from lockd_scheduler.threads import ThreadRunner
+from lockd_scheduler.worker import LEDGER_ERRORS, Worker, first_line
+
+logger = logging.getLogger("lockd_scheduler")
+
+HEARTBEATS_PER_LOSS = 5
+"""So many heartbeats fit into the silence after which an attempt counts as lost."""
+STOP_SECONDS = 15.0
+"""The longest that a turn of the officer may take to notice that it is to stop."""
+
+
+class Service:
+    """Turns an officer and a worker until it is stopped."""
+
+    def __init__(
+        self,
+        *,
+        officer: Officer,
+        worker: Worker,
+        runner: ThreadRunner,
+        close: Callable[[], None],
+        lost_after: timedelta,
+    ) -> None:
+        self.failure: Exception | None = None
+        self.ended = threading.Event()
+        """Set when the service has stopped claiming, told to or by a failure."""
+        self.on_ended: Callable[[], object] = lambda: None
+        self._officer = officer
+        self._worker = worker
+        self._runner = runner
+        self._close = close
+        self._heartbeat_seconds = lost_after.total_seconds() / HEARTBEATS_PER_LOSS
+        self._wake = threading.Event()
+        self._is_stopping = False
+        self._is_drained = threading.Event()
+        self._turning = threading.Thread(target=self._turn_on, name="lockd-scheduler-officer", daemon=True)
+        self._beating = threading.Thread(target=self._beat_on, name="lockd-scheduler-heart", daemon=True)
+        officer.wake = self._wake.set
+
+    def start(self, seat: Seat | None = None) -> None:
+        """Begin; with a seat that was won already, or standing by."""
+        if seat is not None:
+            self._officer.take_seat(seat)
+        self._turning.start()
+        self._beating.start()
+
+    def stop(self, *, drain: float) -> bool:
+        """Stop claiming, hand the office over, let attempts finish for up to `drain` seconds.
+
+        Returns whether all of them did; those left behind will be found lost. Idempotent.
+        """
+        self._is_stopping = True
+        self._wake.set()
+        self.ended.wait(STOP_SECONDS)
+        is_idle = self._runner.wait_idle(drain)
+        self._worker.abandoned.set()
+        self._is_drained.set()
+        self._beating.join(STOP_SECONDS)
+        self._close()
+        return is_idle
+
+    def hurry(self) -> None:
+        """End a drain that is going on in another thread: leave behind what has not ended."""
+        self._runner.stop_waiting()
+
+    def fail(self, error: Exception) -> None:
+        """Note a fault of our own, on any thread: the service stops."""
+        if self.failure is None:
+            self.failure = error
+            logger.critical("scheduler stopped by a fault", exc_info=error)
+        self._is_stopping = True
+        self._wake.set()
+
+    def _turn_on(self) -> None:
+        try:
+            while not self._is_stopping:
+                pause = self._officer.turn()
+                self._wake.wait(pause)
+                self._wake.clear()
+        except Exception as error:  # noqa: BLE001 - the boundary of this thread
+            self.fail(error)
+        finally:
+            self._officer.stop()
+            self.ended.set()
+            self.on_ended()
+
+    def _beat_on(self) -> None:
+        is_told = False
+        while not self._is_drained.wait(self._heartbeat_seconds):
+            try:
+                self._worker.heartbeat()
+                is_told = False
+            except LEDGER_ERRORS as error:
+                if not is_told:
+                    logger.warning("heartbeat not written, trying on: %s", first_line(error))
+                    is_told = True
+            except Exception as error:  # noqa: BLE001 - the boundary of this thread
+                self.fail(error)
+                return

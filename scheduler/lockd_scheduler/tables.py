@@ -1,0 +1,131 @@
+"""The ledger's tables, typed. The revisions in `lockd_migrations` make them; nothing here does.
+
+`office` has the fence row of each scheduler name. `run` has one row for each (schedule, kind,
+fire_time, key), `attempt` one for each try of a run. Moments are UTC.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData()
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class UtcMoment(TypeDecorator[datetime]):
+    """An aware datetime in UTC, also on databases whose columns know no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        assert isinstance(value, datetime)
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+office = Table(
+    "lockd_office",
+    metadata,
+    Column("scope", String(255), primary_key=True),
+    Column("source", String(64), nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("holder", String(255), nullable=False),
+    Column("taken_at", UtcMoment),
+)
+
+schedule = Table(
+    "lockd_schedule",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("scope", String(255), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("definition", JSON, nullable=False),
+    Column("next_fire_at", UtcMoment),
+    Column("last_fire_at", UtcMoment),
+    Column("parked_at", UtcMoment),
+    UniqueConstraint("scope", "name", name="lockd_schedule_name"),
+    Index("lockd_schedule_due", "scope", "next_fire_at"),
+)
+
+schedule_revision = Table(
+    "lockd_schedule_revision",
+    metadata,
+    Column("schedule_id", BigId, ForeignKey("lockd_schedule.id"), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("change", String(32), nullable=False),
+    Column("definition", JSON, nullable=False),
+    Column("office_token", BigInteger, nullable=False),
+    Column("changed_at", UtcMoment, nullable=False),
+)
+
+run = Table(
+    "lockd_run",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("schedule_id", BigId, ForeignKey("lockd_schedule.id"), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("fire_time", UtcMoment, nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(32)),
+    Column("skipped_until", UtcMoment),
+    Column("args", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcMoment),
+    Column("claimed_at", UtcMoment, nullable=False),
+    Column("started_at", UtcMoment),
+    Column("finished_at", UtcMoment),
+    Column("error", Text),
+    UniqueConstraint("schedule_id", "kind", "fire_time", "key", name="lockd_run_fire"),
+    Index("lockd_run_state", "state", "schedule_id"),
+    Index("lockd_run_next_attempt", "next_attempt_at"),
+)
+
+attempt = Table(
+    "lockd_attempt",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("run_id", BigId, ForeignKey("lockd_run.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("office_token", BigInteger, nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("nonce", String(32)),
+    Column("worker", String(255)),
+    Column("claimed_at", UtcMoment, nullable=False),
+    Column("started_at", UtcMoment),
+    Column("heartbeat_at", UtcMoment),
+    Column("finished_at", UtcMoment),
+    Column("error", Text),
+    Column("late_state", String(16)),
+    Column("late_error", Text),
+    Column("late_at", UtcMoment),
+    UniqueConstraint("run_id", "number", name="lockd_attempt_number"),
+    Index("lockd_attempt_state", "state", "heartbeat_at"),
+)
