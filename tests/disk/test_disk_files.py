@@ -1,5 +1,7 @@
 """One suite for both implementations of the port `Files`, and what only the real one has to do."""
 
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,6 +83,32 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
         OsFiles(place)
     with pytest.raises(DataDirError, match="Not a directory"):
         OsFiles(place / "below")
+
+
+def test_d2_each_new_directory_is_synced_into_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+    )
+    files = OsFiles(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
+    files.sync_directory()
+    assert synced[2:] == [tmp_path / "a" / "b"]
+    files.close()
+
+
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, content, at: whole_write(fd, content[:700], at))
+    files = OsFiles(tmp_path)
+    file = files.create("a")
+    content = random.Random(1).randbytes(3000)
+    file.write_at(100, content)
+    file.close()
+    assert files.read("a") == bytes(100) + content
+    files.close()
 
 
 HOLD = """

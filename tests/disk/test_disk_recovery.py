@@ -2,6 +2,8 @@
 
 import random
 import struct
+from dataclasses import replace
+from itertools import product
 from zlib import crc32
 
 import pytest
@@ -12,6 +14,7 @@ from lockd.disk.record import LogWrite, encode_records
 from lockd.disk.recovery import read_log, recover, segment_name, segment_number
 from lockd.disk.segments import open_log
 from lockd.errors import CorruptData
+from lockd.ids import Term
 from tests.disk.memory import Inline, MemoryFiles
 from tests.disk.samples import NODE, Model, draw_instance, draw_writes, hard_state, run, segments_of
 
@@ -85,8 +88,9 @@ def test_d3_a_segment_that_became_zeros_refuses(segments: Segments, emptied: int
         recover(segments)
 
 
-@pytest.mark.parametrize("shortened", [0, 1, 2, 3])
-@pytest.mark.parametrize("length", [0, 511, 512, 4096])
+@pytest.mark.parametrize(
+    ("shortened", "length"), [*product([0, 1, 2, 3], [0, 511, 512, 4096]), *product([4], [0, 511])]
+)
 def test_d3_a_segment_cut_short_refuses(segments: Segments, shortened: int, length: int) -> None:
     name, content = segments[shortened]
     segments[shortened] = (name, content[:length])
@@ -109,10 +113,52 @@ def test_d3_data_after_the_end_of_the_log_refuses(segments: Segments) -> None:
             recover([*segments[:4], (ahead, bytes(written))])
 
 
-def test_d3_data_after_a_seal_refuses(segments: Segments) -> None:
-    name, content = segments[0]
-    with pytest.raises(CorruptData, match=f"{name}: damaged at offset {len(content) - 512}"):
-        recover([(name, content[:-1] + b"\1"), *segments[1:]])
+def test_d3_data_after_a_seal_refuses() -> None:
+    disk = MemoryFiles()
+    _, log = open_log(disk, node_id=NODE, draw_instance=draw_instance, ahead=Inline(), segment_bytes=8192)
+    log.write([LogWrite(1, append=run(1, bytes(9000)))])
+    (name, content), *others = segments_of(disk)
+    assert recover([(name, content), *others]).entries.last == 1
+    with pytest.raises(CorruptData, match=f"{name}: damaged at offset {8192 - 512}"):
+        recover([(name, content[:-1] + b"\1"), *others])
+
+
+def test_d3_a_rotation_that_got_no_further_than_its_seal_recovers(segments: Segments) -> None:
+    name, content = segments[3]
+    image = read_log([*segments[:3], (name, bytes(len(content)))])
+    assert (image.tail.segment, image.tail.offset) == (4, 0)
+    with pytest.raises(CorruptData, match=f"{name}: .* 4096 bytes long instead of 8192"):
+        recover([*segments[:3], (name, bytes(4096))])
+
+
+def test_d3_a_log_that_became_zeros_refuses() -> None:
+    with pytest.raises(
+        CorruptData, match=f"{segment_name(1)}: damaged at offset 0: .*first batch is missing"
+    ):
+        recover([(segment_name(1), bytes(8192))])
+
+
+def test_d2_a_segment_that_starts_with_another_state_than_the_log_has_refuses(segments: Segments) -> None:
+    name, content = segments[1]
+    image = read_log([segments[0], (name, bytes(len(content)))])
+    right = image.stream.snapshot(2, len(content))
+    for state, problem in (
+        (replace(right, hard_state=hard_state(1)), "differs from the log"),
+        (replace(right, last_term=Term(1)), "differs from the log"),
+        (replace(right, segment=3), "segment 3 of 8192 bytes starts here"),
+    ):
+        batch = encode_batch(encode_records([state]), place=Place("", 2, 0), number=image.batches + 1)
+        with pytest.raises(CorruptData, match=f"{name}: damaged at offset 0: .*{problem}"):
+            recover([segments[0], (name, batch + content[len(batch) :]), *segments[2:]])
+
+
+def test_a_term_never_goes_back() -> None:
+    disk = MemoryFiles()
+    _, log = open_log(disk, node_id=NODE, draw_instance=draw_instance, ahead=Inline(), segment_bytes=8192)
+    log.write([LogWrite(1, hard_state(5))])
+    with pytest.raises(ValueError, match="term 4 follows term 5"):
+        log.write([LogWrite(2, hard_state(4))])
+    assert recover(segments_of(disk)).hard_state == hard_state(5)
 
 
 def test_d3_a_gap_between_entries_refuses_although_checksums_hold() -> None:

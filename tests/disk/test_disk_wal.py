@@ -1,6 +1,7 @@
 """The writer thread: what is acknowledged, when, and what happens when the disk fails (SAFETY D1)."""
 
 import errno
+import os
 import random
 import subprocess
 import sys
@@ -128,6 +129,21 @@ def test_d1_after_a_failed_sync_nothing_is_told_of_and_nothing_is_taken() -> Non
     disk.syncs_fail = False
     with pytest.raises(LogClosedError):
         wal.submit(entry(3))
+    wal.close()
+    assert owner.told.empty()
+
+
+def test_d1_a_real_fdatasync_that_fails_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, wal = open_data_dir(tmp_path, node_id=NODE, draw_instance=draw_instance, segment_bytes=8192)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    owner = Owner()
+    owner.start(wal)
+    wal.submit(entry(1))
+    assert isinstance(owner.next(), OSError)
     wal.close()
     assert owner.told.empty()
 
