@@ -23,57 +23,110 @@ from lockd.raft.messages import (
 
 WIRE_VERSION: Final = 1
 
-_Node = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-_Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_NodeId = Annotated[NodeId, Meta(ge=1, le=2**31 - 1)]
+_Term = Annotated[Term, Meta(ge=0, le=2**63 - 1)]
+_Index = Annotated[LogIndex, Meta(ge=0, le=2**63 - 1)]
+_Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Frame(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    sender: _Node
-    receiver: _Node
-    term: _Number
+    sender: _NodeId
+    receiver: _NodeId
+    term: _Term
 
 
 class _RequestVote(_Frame, tag=1):
-    last_log_index: _Number
-    last_log_term: _Number
+    last_log_index: _Index
+    last_log_term: _Term
     pre_vote: bool
     transfer: bool
+
+    def message(self) -> RequestVote:
+        return RequestVote(
+            self.sender,
+            self.receiver,
+            self.term,
+            self.last_log_index,
+            self.last_log_term,
+            self.pre_vote,
+            self.transfer,
+        )
 
 
 class _RequestVoteReply(_Frame, tag=2):
     granted: bool
     pre_vote: bool
 
+    def message(self) -> RequestVoteReply:
+        return RequestVoteReply(self.sender, self.receiver, self.term, self.granted, self.pre_vote)
+
 
 class _AppendEntries(_Frame, tag=3):
-    prev_log_index: _Number
-    prev_log_term: _Number
-    commit_index: _Number
-    terms: tuple[_Number, ...]
+    prev_log_index: _Index
+    prev_log_term: _Term
+    commit_index: _Index
+    terms: tuple[_Term, ...]
     kinds: tuple[EntryKind, ...]
     payloads: tuple[bytes, ...]
+
+    def message(self) -> AppendEntries:
+        return AppendEntries(
+            self.sender,
+            self.receiver,
+            self.term,
+            self.prev_log_index,
+            self.prev_log_term,
+            self._entries(),
+            self.commit_index,
+        )
+
+    def _entries(self) -> EntryRun:
+        if not len(self.terms) == len(self.kinds) == len(self.payloads):
+            raise ValueError("the entries of an append have terms, kinds and payloads in unequal numbers")
+        terms = [self.prev_log_term, *self.terms, self.term]
+        if terms != sorted(terms):
+            raise ValueError("terms go back within an append")
+        return EntryRun(LogIndex(self.prev_log_index + 1), self.terms, self.kinds, self.payloads)
 
 
 class _AppendEntriesReply(_Frame, tag=4):
     success: bool
-    match_index: _Number
-    rejected_index: _Number
-    hint_index: _Number
-    hint_term: _Number
+    match_index: _Index
+    rejected_index: _Index
+    hint_index: _Index
+    hint_term: _Term
+
+    def message(self) -> AppendEntriesReply:
+        return AppendEntriesReply(
+            self.sender,
+            self.receiver,
+            self.term,
+            self.success,
+            self.match_index,
+            self.rejected_index,
+            self.hint_index,
+            self.hint_term,
+        )
 
 
 class _Heartbeat(_Frame, tag=5):
-    commit_index: _Number
-    read_sequence: _Number
+    commit_index: _Index
+    read_sequence: _Sequence
+
+    def message(self) -> Heartbeat:
+        return Heartbeat(self.sender, self.receiver, self.term, self.commit_index, self.read_sequence)
 
 
 class _HeartbeatReply(_Frame, tag=6):
-    read_sequence: _Number
+    read_sequence: _Sequence
+
+    def message(self) -> HeartbeatReply:
+        return HeartbeatReply(self.sender, self.receiver, self.term, self.read_sequence)
 
 
 _Wire = _RequestVote | _RequestVoteReply | _AppendEntries | _AppendEntriesReply | _Heartbeat | _HeartbeatReply
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Wire)
+_decoder: msgspec.msgpack.Decoder[_Wire] = msgspec.msgpack.Decoder(_Wire)
 
 
 def encode_message(message: Message) -> bytes:
@@ -89,91 +142,44 @@ def decode_message(data: bytes) -> Message:
         wire = _decoder.decode(memoryview(data)[1:])
     except msgspec.DecodeError as error:
         raise ValueError(f"not a raft message: {error}") from error
-    return _from_wire(wire)
+    return wire.message()
 
 
-def _to_wire(message: Message) -> _Wire:
-    match message:
-        case RequestVote(sender, receiver, term, last_log_index, last_log_term, pre_vote, transfer):
-            return _RequestVote(sender, receiver, term, last_log_index, last_log_term, pre_vote, transfer)
-        case RequestVoteReply(sender, receiver, term, granted, pre_vote):
-            return _RequestVoteReply(sender, receiver, term, granted, pre_vote)
-        case AppendEntries(sender, receiver, term, prev_index, prev_term, run, commit_index):
+def _to_wire(m: Message) -> _Wire:
+    match m:
+        case AppendEntries():
+            run = m.entries
             return _AppendEntries(
-                sender,
-                receiver,
-                term,
-                prev_index,
-                prev_term,
-                commit_index,
+                m.sender,
+                m.receiver,
+                m.term,
+                m.prev_log_index,
+                m.prev_log_term,
+                m.commit_index,
                 run.terms,
                 run.kinds,
                 run.payloads,
             )
-        case AppendEntriesReply(
-            sender, receiver, term, success, match_index, rejected_index, index, hint_term
-        ):
+        case AppendEntriesReply():
             return _AppendEntriesReply(
-                sender, receiver, term, success, match_index, rejected_index, index, hint_term
+                m.sender,
+                m.receiver,
+                m.term,
+                m.success,
+                m.match_index,
+                m.rejected_index,
+                m.hint_index,
+                m.hint_term,
             )
-        case Heartbeat(sender, receiver, term, commit_index, read_sequence):
-            return _Heartbeat(sender, receiver, term, commit_index, read_sequence)
-        case HeartbeatReply(sender, receiver, term, read_sequence):
-            return _HeartbeatReply(sender, receiver, term, read_sequence)
+        case Heartbeat():
+            return _Heartbeat(m.sender, m.receiver, m.term, m.commit_index, m.read_sequence)
+        case HeartbeatReply():
+            return _HeartbeatReply(m.sender, m.receiver, m.term, m.read_sequence)
+        case RequestVote():
+            return _RequestVote(
+                m.sender, m.receiver, m.term, m.last_log_index, m.last_log_term, m.pre_vote, m.transfer
+            )
+        case RequestVoteReply():
+            return _RequestVoteReply(m.sender, m.receiver, m.term, m.granted, m.pre_vote)
         case _:
-            assert_never(message)
-
-
-def _from_wire(wire: _Wire) -> Message:
-    sender, receiver, term = NodeId(wire.sender), NodeId(wire.receiver), Term(wire.term)
-    match wire:
-        case _RequestVote():
-            return RequestVote(
-                sender,
-                receiver,
-                term,
-                LogIndex(wire.last_log_index),
-                Term(wire.last_log_term),
-                wire.pre_vote,
-                wire.transfer,
-            )
-        case _RequestVoteReply():
-            return RequestVoteReply(sender, receiver, term, wire.granted, wire.pre_vote)
-        case _AppendEntries():
-            return AppendEntries(
-                sender,
-                receiver,
-                term,
-                LogIndex(wire.prev_log_index),
-                Term(wire.prev_log_term),
-                _entry_run(wire),
-                LogIndex(wire.commit_index),
-            )
-        case _AppendEntriesReply():
-            return AppendEntriesReply(
-                sender,
-                receiver,
-                term,
-                wire.success,
-                LogIndex(wire.match_index),
-                LogIndex(wire.rejected_index),
-                LogIndex(wire.hint_index),
-                Term(wire.hint_term),
-            )
-        case _Heartbeat():
-            return Heartbeat(sender, receiver, term, LogIndex(wire.commit_index), wire.read_sequence)
-        case _HeartbeatReply():
-            return HeartbeatReply(sender, receiver, term, wire.read_sequence)
-        case _:
-            assert_never(wire)
-
-
-def _entry_run(wire: _AppendEntries) -> EntryRun:
-    if not len(wire.terms) == len(wire.kinds) == len(wire.payloads):
-        raise ValueError("the entries of an append have terms, kinds and payloads in unequal numbers")
-    terms = [wire.prev_log_term, *wire.terms, wire.term]
-    if terms != sorted(terms):
-        raise ValueError("terms go back within an append")
-    return EntryRun(
-        LogIndex(wire.prev_log_index + 1), tuple(map(Term, wire.terms)), wire.kinds, wire.payloads
-    )
+            assert_never(m)

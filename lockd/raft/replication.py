@@ -142,7 +142,6 @@ def handle_heartbeat_reply(state: RaftState, reply: HeartbeatReply) -> None:
     if not progress.resume_on_heartbeat:
         return
     progress.resume_on_heartbeat = False
-    progress.paused = False
     if progress.pace is Pace.PROBE or progress.match_index < state.log.last_index:
         _send_append(state, reply.sender, progress)
 

@@ -103,6 +103,16 @@ def test_5_3_a_follower_applies_what_it_learns_is_committed(terms: list[int], co
     assert ready.committed == run_of(1, terms[:commit])
 
 
+def test_5_3_a_follower_commits_no_further_than_it_was_shown_to_agree() -> None:
+    """Figure 2: "set commitIndex = min(leaderCommit, index of last new entry)"; what lies beyond
+    may be an old leader's."""
+    node = make_node([1, 1, 1], term=2)
+    step(node, append_from(2, 2, prev=(1, 1), commit=3))
+    assert node.commit_index == 1
+    step(node, append_from(2, 2, prev=(1, 1), terms=[1], commit=3))
+    assert node.commit_index == 2
+
+
 @pytest.mark.parametrize(
     ("prev", "hint"),
     [

@@ -173,6 +173,16 @@ def test_lost_appends_are_found_by_the_next_one() -> None:
     assert (retry.prev_log_index, len(retry.entries)) == (1, 4)
 
 
+def test_a_repeated_refusal_of_a_probe_changes_nothing() -> None:
+    node = make_node([1] * 5, term=1)
+    make_leader(node)
+    refusal = refusal_from(2, 2, 5, (3, 1))
+    (retry,) = appends_to(2, step(node, refusal))
+    assert retry.prev_log_index == 3
+    assert appends_to(2, step(node, refusal, refusal_from(2, 2, 4, (0, 0)))) == []
+    assert node.progress[NodeId(2)].next_index == 4
+
+
 def test_a_follower_that_was_silent_for_an_election_timeout_is_probed() -> None:
     node = make_flowing_leader()
     for _ in range(2 * ELECTION_TICKS):

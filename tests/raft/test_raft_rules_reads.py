@@ -165,6 +165,23 @@ def test_c6_with_its_leadership_a_node_drops_all_rounds(how: str) -> None:
     assert confirmed(node) == []
 
 
+def test_c6_a_later_office_of_the_same_node_answers_no_earlier_round() -> None:
+    network = Network(3)
+    node = network.elect(1)
+    network.cut = {(NodeId(2), NodeId(1)), (NodeId(3), NodeId(1))}
+    asked = node.read_index()
+    network.settle()
+    network.heal()
+    network.elect(2)
+    network.elect(1)
+    network.beat(2)
+    assert network.reads[NodeId(1)] == []
+    later = node.read_index()
+    network.settle()
+    assert [round_.sequence for round_ in network.reads[NodeId(1)]] == [later]
+    assert later > asked
+
+
 def test_c6_a_leader_that_was_replaced_while_it_slept_confirms_nothing() -> None:
     """A Python process can be paused between any two lines: no clock stands for the round."""
     network = Network(3)
