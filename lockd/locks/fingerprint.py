@@ -27,7 +27,7 @@ def _parts(state: LockState) -> Iterator[tuple[Any, ...]]:
     yield ("cluster", state.cluster, state.incarnation)
     yield ("counters", state.token, state.revision, state.sessions_opened, state.tickets)
     for node in sorted(state.nodes):
-        yield ("node", state.boots[node], state.nodes[node])
+        yield ("node", state.nodes[node])
     for session_id in sorted(state.sessions):
         yield from _session_parts(state.sessions[session_id])
     for name in sorted(state.locks):

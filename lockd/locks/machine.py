@@ -179,7 +179,6 @@ def _register_node(state: LockState, command: Command, operation: RegisterNode) 
     if command.origin.node != operation.node:
         return Refused("ERR", "a node registers itself only")
     state.nodes[operation.node] = operation
-    state.boots[operation.node] = command.origin.boot
     orphan_all(state, state.waits.of_other_boots(operation.node, command.origin.boot))
     return Changed(1)
 

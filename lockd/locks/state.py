@@ -87,8 +87,6 @@ class LockState:
         self.revision = 0
         """Counts the events of locks: grants and ends of grants."""
         self.nodes: dict[int, RegisterNode] = {}
-        self.boots: dict[int, int] = {}
-        """The boot that each node registered with last."""
         self.sessions: dict[str, Session] = {}
         self.sessions_opened = 0
         """The public number of the session opened last."""
