@@ -71,6 +71,8 @@ def entry(ticket: int, payload: bytes = b"x") -> LogWrite:
 def gated() -> tuple[GatedDisk, Wal, Owner]:
     disk, owner = GatedDisk(), Owner()
     _, wal = open_wal(disk, node_id=NODE, draw_instance=draw_instance)
+    # Its one worker is through with the next segment once it gets to this.
+    wal._ahead.submit(int).result(timeout=WAIT_S)
     disk.gated = True
     owner.start(wal)
     return disk, wal, owner
