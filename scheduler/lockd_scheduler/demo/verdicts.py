@@ -68,23 +68,17 @@ Verdict = tuple[bool, str, str]
 
 def show_runs(evidence: Evidence, screen: Screen) -> None:
     """Show the ledger: every fire, its attempts, and under which office's token it ran."""
-    columns = ("fire (UTC)", "run", "tries", "office token")
-    best = select(attempt.c.run_id, func.max(attempt.c.office_token).label("token")).group_by(
-        attempt.c.run_id
-    )
-    of_run = best.subquery()
+    newest = func.max(attempt.c.office_token).label("token")
+    offices = select(attempt.c.run_id, newest).group_by(attempt.c.run_id).subquery()
     listing = (
-        select(run.c.fire_time, run.c.state, run.c.attempts, of_run.c.token)
-        .outerjoin(of_run, of_run.c.run_id == run.c.id)
+        select(run.c.fire_time, run.c.state, run.c.attempts, offices.c.token)
+        .outerjoin(offices, offices.c.run_id == run.c.id)
         .order_by(run.c.fire_time)
     )
     with evidence.engine.connect() as connection:
-        rows = connection.execute(listing).all()
-    screen.table(
-        "the ledger",
-        columns,
-        [(f"{row.fire_time:%H:%M:%S}", row.state, row.attempts, row.token) for row in rows],
-    )
+        found = connection.execute(listing).all()
+    rows = [(f"{row.fire_time:%H:%M:%S}", row.state, row.attempts, row.token) for row in found]
+    screen.table("the ledger", ("fire (UTC)", "run", "tries", "office token"), rows)
 
 
 def _tokens_grew(evidence: Evidence) -> Verdict:
