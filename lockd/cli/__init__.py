@@ -33,7 +33,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "serve": _Command("lockd.cli.serve", "serve", "Run a node."),
-    "demo": _Command("lockd.cli.demo", "demo", "Show a cluster survive what breaks others.", "demo"),
+    "demo": _Command("lockd_scheduler.demo", "demo", "Show a cluster survive what breaks others.", "demo"),
     "run": _Command("lockd.cli.run", "run", "Run a command while holding a lock."),
     "acquire": _Command("lockd.cli.locks", "acquire", "Take a lock for a time."),
     "renew": _Command("lockd.cli.locks", "renew", "Give a session its full time again."),

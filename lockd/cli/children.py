@@ -1,0 +1,139 @@
+"""A child process with a process group of its own, and the terminal that it runs in.
+
+The group is what is stopped, not the child alone: a shell script's commands are the work too. A
+process that leaves the group on purpose (setsid) is out of reach; the fence is what stops that one.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+_LOOK_SECONDS: Final = 0.02
+
+
+class ChildGroup:
+    """A running command and whatever it starts."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.group = process.pid
+
+    @classmethod
+    def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Self:
+        """Run it with our standard streams. Raises OSError when it can't be executed."""
+        return cls(subprocess.Popen(command, env=environment, process_group=0))  # noqa: S603 - it is the user's command
+
+    def watch(self, *, on_end: Callable[[int], None], on_stop: Callable[[], None]) -> None:
+        """From now on, tell on another thread when the child is stopped (Ctrl-Z) and when it has ended.
+
+        `on_end` gets its exit status as a shell has it: 128 + n when signal n ended it.
+        """
+
+        def wait() -> None:
+            while True:
+                _, status = os.waitpid(self.group, os.WUNTRACED)
+                if not os.WIFSTOPPED(status):
+                    break
+                on_stop()
+            code = self._process.returncode = os.waitstatus_to_exitcode(status)
+            on_end(128 - code if code < 0 else code)
+
+        threading.Thread(target=wait, name="lockd-child", daemon=True).start()
+
+    def send(self, number: int) -> None:
+        """Send a signal to the whole group, if there is any of it left."""
+        # EPERM: what is left has changed its user, and is not ours to end.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.group, number)
+
+    def stop(self, *, kill_after: float) -> None:
+        """Send TERM, and KILL to what is left after so many seconds. On return all of it is gone."""
+        kill_at = time.monotonic() + kill_after
+        self.send(signal.SIGTERM)
+        self.send(signal.SIGCONT)  # one that stands still can't act on TERM
+        is_killed = False
+        while not self.is_gone():
+            if not is_killed and time.monotonic() >= kill_at:
+                self.send(signal.SIGKILL)
+                is_killed = True
+            time.sleep(_LOOK_SECONDS)
+
+    def is_gone(self) -> bool:
+        """Whether nothing of the group runs any more."""
+        try:
+            os.killpg(self.group, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        # Zombies count for killpg, and in a container nobody may ever reap them.
+        return sys.platform == "linux" and not any(_members(self.group))
+
+
+def _members(group: int) -> Iterator[int]:
+    """The processes of a group that are not zombies, from /proc."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text(errors="replace")
+        except OSError:
+            continue  # it ended meanwhile
+        state, _, its_group = stat.rpartition(")")[2].split()[:3]
+        if int(its_group) == group and state not in "ZX":
+            yield int(entry.name)
+
+
+class Terminal:
+    """The terminal on standard input. While we are its foreground, the child has to be.
+
+    In a background group it could not read the keyboard, and Ctrl-C would not reach it.
+    """
+
+    def __init__(self) -> None:
+        self._own_group = os.getpgrp()
+
+    @contextlib.contextmanager
+    def lent_to(self, child: ChildGroup) -> Iterator[None]:
+        """Inside, the child is in the foreground, if we were."""
+        self.lend(child)
+        try:
+            yield
+        finally:
+            self.take_back(child)
+
+    def lend(self, child: ChildGroup) -> None:
+        if self._foreground() == self._own_group:
+            os.tcsetpgrp(sys.stdin.fileno(), child.group)
+            child.send(signal.SIGCONT)  # it may have tried to read already
+
+    def take_back(self, child: ChildGroup) -> None:
+        if self._foreground() == child.group:
+            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            try:
+                os.tcsetpgrp(sys.stdin.fileno(), self._own_group)
+            finally:
+                signal.signal(signal.SIGTTOU, before)
+
+    def pause_with(self, child: ChildGroup) -> None:
+        """The child was stopped from the keyboard: stop too, so that the shell is back; go on with it."""
+        if self._foreground() != child.group:
+            return
+        self.take_back(child)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.lend(child)
+        child.send(signal.SIGCONT)
+
+    def _foreground(self) -> int | None:
+        """Which group has the terminal; None without one."""
+        try:
+            return os.tcgetpgrp(sys.stdin.fileno())
+        except (OSError, ValueError):
+            return None

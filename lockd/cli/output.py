@@ -1,0 +1,52 @@
+"""How answers look: columns for people, one JSON document for machines."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from lockd.client.queries import LockInfo
+
+
+def show_json(document: Any) -> None:
+    """Print one JSON document on one line."""
+    click.echo(json.dumps(msgspec.to_builtins(document), ensure_ascii=False))
+
+
+def show_facts(facts: Mapping[str, object]) -> None:
+    """Print one `name  value` a line."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name:<{width}}  {value}".rstrip())
+
+
+def show_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under their header, as narrow as they can be."""
+    lines = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def duration(milliseconds: int) -> str:
+    """A duration for people: 350ms, 12.5s, 3m05s, 2h03m, 4d01h."""
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    seconds = milliseconds // 1000
+    if seconds < 60:
+        return f"{milliseconds / 1000:.1f}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    if seconds < 86400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"
+
+
+def lock_document(lock: LockInfo) -> dict[str, Any]:
+    """A lock for --json; metadata is embedded as the JSON that it is."""
+    document: dict[str, Any] = msgspec.to_builtins(lock)
+    for holder in document["holders"]:
+        holder["meta"] = json.loads(holder["meta"]) if holder["meta"] else None
+    return document

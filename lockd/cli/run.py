@@ -1,0 +1,203 @@
+"""`lockd run`: a command that runs while a lock is held, and not longer.
+
+    wait for the lock ─▶ start the command ─▶ it ends ─▶ stop what it left behind ─▶ release
+                               │
+                               └─ the lease runs out: TERM, and KILL at the deadline ─▶ 123
+
+The work is stopped before the cluster can pass the lock on: TERM comes a warning time before the
+lease's deadline, which is itself a margin before the cluster's (SAFETY K1). The lock is released
+when nothing of the command runs any more (K6). `kill -9` or a pause of `lockd run` itself leaves
+the command without anybody who could stop it: that is what its fence is for.
+"""
+
+import os
+import queue
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
+
+import click
+
+from lockd.cli.children import ChildGroup, Terminal
+from lockd.cli.exits import ExitStatus
+from lockd.cli.options import Access, Duration, as_json, with_access, with_meta
+from lockd.client.sync import Lease
+from lockd.errors import LeaseLost
+
+WARNING_SHARE: Final = 0.2
+"""Share of the TTL between TERM and KILL when the lease runs out."""
+WARNING_SECONDS_MAX: Final = 5.0
+LATE_SECONDS: Final = 0.5
+"""Between TERM and KILL when the lease is lost already: somebody else may hold the lock."""
+LEFTOVER_SECONDS: Final = 5.0
+"""Between TERM and KILL for what a command leaves behind when it ends."""
+
+_LOOK_SECONDS: Final = 0.25
+"""The lease is looked at this often: its clock counts suspend, and timers do not (K1)."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    """The child was stopped, by Ctrl-Z or SIGSTOP."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Signalled:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """The lease is lost: look at it now."""
+
+
+_Event = _Ended | _Stopped | _Signalled | _Lost
+_Events = queue.SimpleQueue[_Event]  # its put() may be called from a signal handler
+
+
+class _InterruptedError(BaseException):
+    """A signal came before the command was started."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--lock", "name", required=True, metavar="NAME", help="The lock to hold.")
+@click.option(
+    "--ttl",
+    type=Duration(),
+    default="10s",
+    show_default=True,
+    help="How soon others get the lock when this machine dies.",
+)
+@click.option(
+    "--wait",
+    type=Duration(or_forever=True),
+    default="forever",
+    show_default=True,
+    help="How long to stand in the queue; 0 to try once.",
+)
+@with_meta
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@as_json
+@with_access
+def run(
+    *,
+    access: Access,
+    name: str,
+    ttl: float,
+    wait: float | None,
+    meta: dict[str, Any] | None,
+    command: tuple[str, ...],
+    as_json: bool,  # noqa: ARG001 - errors are reported by it; standard output is the command's
+) -> int:
+    """Run COMMAND while holding the lock NAME: lockd run --lock NAME -- COMMAND ARGS...
+
+    The command finds LOCKD_LOCK, LOCKD_TOKEN, LOCKD_FENCE and LOCKD_TTL_MS in its environment.
+    Signals are passed on to it. Its exit status is passed on, 128+n when signal n ended it. Of its
+    own, `run` exits with 121 when the lock was not obtained, 122 when the cluster did not answer,
+    123 when the lease was lost and the command had to be stopped; 126 and 127 are as in a shell.
+    """
+    events = _Events()
+    try:
+        with (
+            _Signals() as signals,
+            access.client(ttl=ttl, name=f"{socket.gethostname()}:{os.getpid()}") as client,
+        ):
+            lease = client.acquire(name, wait=wait, meta=meta)
+            signals.deliver = lambda number: events.put(_Signalled(number))
+            lease.on_lost(lambda: events.put(_Lost()))
+            return _run(command, lease, events)
+    except _InterruptedError as interrupted:
+        return ExitStatus.SIGNALLED + interrupted.number
+
+
+def _run(command: tuple[str, ...], lease: Lease, events: _Events) -> int:
+    try:
+        child = ChildGroup.start(command, os.environ | _environment(lease))
+    except OSError as error:
+        click.echo(f"lockd run: {command[0]}: {error.strerror}", err=True)
+        is_missing = isinstance(error, FileNotFoundError)
+        return ExitStatus.RUN_NOT_FOUND if is_missing else ExitStatus.RUN_NOT_EXECUTABLE
+    child.watch(
+        on_end=lambda status: events.put(_Ended(status)),
+        on_stop=lambda: events.put(_Stopped()),
+    )
+    terminal = Terminal()
+    with terminal.lent_to(child):
+        return _supervise(child, terminal, lease, events)
+
+
+def _environment(lease: Lease) -> dict[str, str]:
+    return {
+        "LOCKD_LOCK": lease.lock,
+        "LOCKD_TOKEN": str(lease.token),
+        "LOCKD_FENCE": lease.fence,
+        "LOCKD_TTL_MS": str(round(lease.grant.trust.ttl * 1000)),
+    }
+
+
+def _supervise(child: ChildGroup, terminal: Terminal, lease: Lease, events: _Events) -> int:
+    """Returns the child's status once all of its group is gone. Raises LeaseLost, then too."""
+    warning = min(WARNING_SECONDS_MAX, WARNING_SHARE * lease.grant.trust.ttl)
+    while (left := lease.remaining() - warning) > 0.0:
+        match _next(events, timeout=min(left, _LOOK_SECONDS)):
+            case _Ended(status):
+                child.stop(kill_after=min(LEFTOVER_SECONDS, lease.remaining()))
+                if lease.lost:
+                    raise lease.grant.lost_error()
+                return status
+            case _Signalled(number):
+                child.send(number)
+            case _Stopped():
+                terminal.pause_with(child)
+            case _Lost() | None:
+                pass
+    child.stop(kill_after=lease.remaining() or LATE_SECONDS)
+    text = f"lock {lease.lock!r}: the lease with token {lease.token} could not be renewed"
+    raise LeaseLost(f"{text}; the command was stopped", lock=lease.lock, token=lease.token)
+
+
+def _next(events: _Events, *, timeout: float) -> _Event | None:
+    try:
+        return events.get(timeout=timeout)
+    except queue.Empty:
+        return None
+
+
+class _Signals:
+    """Catches the signals that would end this process, but for those that are ignored (nohup).
+
+    Until `deliver` is set they raise _InterruptedError, which ends a wait for the lock.
+    """
+
+    def __init__(self) -> None:
+        self.deliver: Callable[[int], None] = self._interrupt
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self.deliver(number)
+
+    @staticmethod
+    def _interrupt(number: int) -> None:
+        raise _InterruptedError(number)
