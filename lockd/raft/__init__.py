@@ -27,8 +27,8 @@ this order:
 
 1. Send `send_now`. It may leave before anything below is done.
 2. Give `hard_state` and `append` to the disk, in the order of the Readys. The disk first drops
-   whatever it has at or after `append.first`, if there is something to append. Both belong to one
-   atomic write or to two in this order: entries, then hard state.
+   whatever it has at or after `append.first`, if there is something to append. The two are one
+   write, which a crash leaves whole or not at all: the hard state speaks of these entries.
 3. When that write *and all before it* are durable: call `persisted(term, index)` for the last
    entry of a non-empty `append`, once for each, in order; then send `send_after_durable`. Messages
    addressed to the own node go back in with `step()`. A Ready without a write waits for the

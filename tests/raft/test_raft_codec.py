@@ -6,7 +6,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lockd.ids import LogIndex, NodeId, Term
@@ -59,6 +59,7 @@ SAMPLE = AppendEntries(
 )
 
 
+@settings(deadline=None)
 @given(messages)
 def test_every_message_comes_back_equal(message: Message) -> None:
     decoded = decode_message(encode_message(message))
@@ -115,6 +116,7 @@ def test_p6_a_malformed_message_is_refused(fields: object, complaint: str) -> No
         decode_message(b"\x01" + msgspec.msgpack.encode(fields))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_p6_garbage_is_refused(data: bytes) -> None:
     for candidate in (data, b"\x01" + data):

@@ -163,6 +163,7 @@ def test_a_slice_fits_its_bytes_and_has_at_least_one_entry() -> None:
 terms_lists = st.lists(st.integers(1, 4), max_size=8).map(sorted)
 
 
+@settings(deadline=None)
 @given(ours=terms_lists, index=st.integers(0, 12), term=st.integers(0, 5))
 def test_the_hint_is_the_largest_index_that_may_agree(ours: list[int], index: int, term: int) -> None:
     log = Log.from_run(run_of(1, ours))
@@ -172,6 +173,7 @@ def test_the_hint_is_the_largest_index_that_may_agree(ours: list[int], index: in
     assert found_term == (ours[found - 1] if found else 0)
 
 
+@settings(deadline=None)
 @given(ours=terms_lists, theirs=terms_lists, prev=st.integers(0, 8))
 def test_a_merge_gives_the_leaders_entries_and_keeps_what_agrees(
     ours: list[int], theirs: list[int], prev: int
@@ -190,7 +192,7 @@ def test_a_merge_gives_the_leaders_entries_and_keeps_what_agrees(
     assert log.persisted_index == (len(ours) if same is None else same)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     actions=st.lists(
         st.one_of(
