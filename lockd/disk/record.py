@@ -30,6 +30,8 @@ class Identity:
     instance: InstanceId
     cluster: ClusterId
     incarnation: Incarnation
+    founders: tuple[NodeId, ...] = ()
+    """The voters that the cluster began with, sorted: the configuration before the first entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,8 @@ def _encode_state(state: SegmentState) -> bytes:
             _STATE.pack(identity.node_id, _hex_bytes(identity.instance, 16), *numbers),
             _encode_cluster(identity.cluster, identity.incarnation),
             _HARD_STATE.pack(hard.term, hard.voted_for, hard.commit),
+            _COUNT.pack(len(identity.founders)),
+            *(_COUNT.pack(node) for node in identity.founders),
             _COUNT.pack(len(state.bindings)),
             _encode_bindings(state.bindings),
             _encode_addresses(state.addresses),
@@ -281,12 +285,14 @@ def _decode_state(content: bytes) -> SegmentState:
     node, instance, segment, segment_bytes, last_index, last_term = _STATE.unpack_from(content)
     cluster_at = _STATE.size
     hard_at = cluster_at + _CLUSTER.size
-    count_at = hard_at + _HARD_STATE.size
+    founders_at = hard_at + _HARD_STATE.size + _COUNT.size
+    count_at = founders_at + _COUNT.unpack_from(content, founders_at - _COUNT.size)[0] * _COUNT.size
+    founders = tuple(NodeId(founder) for (founder,) in _COUNT.iter_unpack(content[founders_at:count_at]))
     bindings_at = count_at + _COUNT.size
     addresses_at = bindings_at + _COUNT.unpack_from(content, count_at)[0] * _BINDING.size
     cluster, incarnation = _decode_cluster(content[cluster_at:hard_at])
     return SegmentState(
-        identity=Identity(NodeId(node), InstanceId(instance.hex()), cluster, incarnation),
+        identity=Identity(NodeId(node), InstanceId(instance.hex()), cluster, incarnation, founders),
         segment=segment,
         segment_bytes=segment_bytes,
         hard_state=_hard_state(*_HARD_STATE.unpack_from(content, hard_at)),

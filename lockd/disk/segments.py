@@ -41,7 +41,7 @@ def open_log(
 ) -> tuple[Recovered, "SegmentLog"]:
     """Read the log in `files`, or begin one where there is none; what is returned is durable.
 
-    `founding` has the members' addresses for a new directory; an old one has its own.
+    `founding` has the first members and their addresses for a new directory; an old one has its own.
     `segment_bytes` is the size of new segments, a multiple of 512. Raises CorruptData,
     DataDirError if the log is another node's or a newer version's, and OSError.
     """
@@ -52,7 +52,7 @@ def open_log(
     segments = [name for name in names if segment_number(name)]
     fresh = not segments
     if fresh:
-        identity = Identity(node_id, draw_instance(), ClusterId(""), Incarnation(""))
+        identity = Identity(node_id, draw_instance(), ClusterId(""), Incarnation(""), tuple(sorted(founding)))
         segments = [_begin_first_segment(files, identity, founding, segment_bytes)]
 
     image = read_log((files.path(name), files.read(name)) for name in segments)

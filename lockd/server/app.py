@@ -53,11 +53,10 @@ class Node:
         self._users = Users.load(config.auth_file) if config.auth_file else None
         self._client_tls = _server_tls(config)
         peer_server_tls, peer_client_tls = _peer_tls(config)
-        self._founding = config.founding_members
         recovered, self._wal = open_data_dir(
             config.data_dir,
             node_id=config.node_id,
-            founding={node: str(address) for node, address in self._founding.items()},
+            founding={node: str(address) for node, address in config.founding_members.items()},
             draw_instance=lambda: InstanceId(secrets.token_hex(16)),
         )
         self._bindings = dict(recovered.bindings)
@@ -66,7 +65,7 @@ class Node:
         self._failure: BaseException | None = None
         self._exit_status = 0
         self._turn_scheduled = False
-        voters = tuple(sorted(recovered.addresses))
+        voters = recovered.identity.founders
         self.network = PeerNetwork(
             introduction=Introduction(
                 config.node_id, recovered.identity.instance, self._boot, voters, version

@@ -31,6 +31,7 @@ nodes = st.integers(min_value=0, max_value=2**31 - 1).map(NodeId)
 instances = st.binary(min_size=16, max_size=16).map(lambda drawn: InstanceId(drawn.hex()))
 hard_states = st.builds(HardState, numbers.map(Term), nodes, numbers.map(LogIndex))
 bound = st.lists(st.tuples(nodes, instances), max_size=4).map(tuple)
+founders = st.lists(nodes, max_size=3).map(tuple)
 known = st.lists(st.tuples(nodes, st.text(max_size=20)), max_size=3).map(tuple)
 clusters = st.just((ClusterId(""), Incarnation(""))) | st.tuples(
     st.binary(min_size=16, max_size=16).map(lambda drawn: ClusterId(drawn.hex())),
@@ -52,7 +53,7 @@ def runs(draw: st.DrawFn) -> EntryRun:
 @st.composite
 def states(draw: st.DrawFn) -> SegmentState:
     return SegmentState(
-        identity=Identity(draw(nodes), draw(instances), *draw(clusters)),
+        identity=Identity(draw(nodes), draw(instances), *draw(clusters), draw(founders)),
         segment=draw(numbers),
         segment_bytes=draw(numbers),
         hard_state=draw(hard_states),

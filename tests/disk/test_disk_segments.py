@@ -147,6 +147,7 @@ def test_founding_addresses_count_once_and_later_ones_go_on_from_them() -> None:
     open_log(disk, node_id=NODE, founding=one | two, draw_instance=draw_instance, ahead=Inline())
     recovered, log = open_log(disk, node_id=NODE, founding=one, draw_instance=draw_instance, ahead=Inline())
     assert recovered.addresses == one | two
+    assert recovered.identity.founders == (NODE, NodeId(2))
     log.write([LogWrite(1, addresses=((NodeId(2), "moved:7421"),))])
     assert open_small(disk)[0].addresses == one | {NodeId(2): "moved:7421"}
 
