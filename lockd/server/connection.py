@@ -7,7 +7,8 @@ client reads what it wrote. A blocking WAIT holds up everything behind it.
 All that a client can make this node keep is bounded, and going over a bound costs that client its
 connection and nobody else anything (SAFETY P6). A grant whose reply certainly never left is given
 back (G4): bytes are handed to the transport only while it takes them all at once, so what is still
-here when the connection ends has reached nobody.
+here when the connection ends has reached nobody. A client that half-closes counts as gone: nobody
+might be there for a grant.
 """
 
 import asyncio
@@ -126,7 +127,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         # What the transport has not taken at once waits here, where it is known to be unsent (G4).
-        self._transport.set_write_buffer_limits(high=0)
+        # Not 0: asyncio's and uvloop's TLS would then pause and resume by turns.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         _find_dead_peer(self._transport)
         self._on_begin(self)
 
@@ -143,19 +145,6 @@ class Connection(asyncio.Protocol):
             return
         self._advance()
         self._flush()
-
-    def eof_received(self) -> bool:
-        """The client sends no more. What it already asked for is still answered, except a wait.
-
-        Half closed and waiting looks like gone and waiting: nobody might be there for the grant.
-        """
-        assert self._transport is not None, "an end of nothing"
-        nothing_due = not (self._turns or self._behind)
-        if self._ended or nothing_due or self._is_waiting() or self._transport.get_extra_info("ssl_object"):
-            return False
-        self._behind.append(_Ending(b""))
-        self._advance()
-        return True
 
     def pause_writing(self) -> None:
         self._writable = False

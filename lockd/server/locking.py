@@ -115,7 +115,7 @@ class Locking:
             owner=asked.request.owner,
             request=asked.name,
             operation=RequestOrphaned(granted.lock, asked.client.number),
-            connection=asked.client.number,
+            connection=0,
             on_outcome=_ignore,
         )
 

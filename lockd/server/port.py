@@ -76,8 +76,7 @@ class Driver(Protocol):
         turn of the loop reach the log in their order.
 
         `connection` counts up within this process; 0 for a command that no connection waits for.
-        Of a RequestOrphaned it is the one that the answer could not be written to: the machine
-        compares it. Such a command is kept and tried again until it is applied.
+        A RequestOrphaned is kept and tried again until it is applied.
         """
 
     def read(self, on_done: Callable[[Refused | None], None]) -> None:
