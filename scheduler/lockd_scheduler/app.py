@@ -6,12 +6,12 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from lockd_scheduler.attempts import Attempts
@@ -74,7 +74,7 @@ class Settings:
 
 def start_service(
     scope: str,
-    jobs: dict[str, Job[..., Any]],
+    jobs: Mapping[str, Job[..., Any]],
     settings: Settings,
     loop: asyncio.AbstractEventLoop | None,
 ) -> Service:
@@ -83,19 +83,45 @@ def start_service(
     Raises BadSchedule, OfficeTaken (alone on a database that another process serves), and
     SchedulerError if the database can't be opened.
     """
+    seats: list[Seat] = []
+
+    def open_office(ledger: Ledger, holder: str) -> Office:
+        if settings.lockd is not None:
+            return _lockd_office(settings.lockd, settings, ledger, holder)
+        office = _file_office(ledger)
+        seats.append(_win_alone(office))
+        return office
+
+    service = make_service(scope, jobs, settings, loop=loop, open_office=open_office)
+    service.start(seats[0] if seats else None)
+    return service
+
+
+def make_service(
+    scope: str,
+    jobs: Mapping[str, Job[..., Any]],
+    settings: Settings,
+    *,
+    loop: asyncio.AbstractEventLoop | None,
+    open_office: Callable[[Ledger, str], Office],
+) -> Service:
+    """Put a service together, not started, with the office that `open_office(ledger, holder)` gives."""
     engine = open_engine(settings.db)
+    holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    ledger = Ledger(engine, scope)
     try:
         upgrade(engine, branch="scheduler")
+        office = open_office(ledger, holder)
     except DBAPIError as error:
         engine.dispose()
         raise SchedulerError(f"can't open the ledger's database: {first_line(error)}") from error
-    ledger = Ledger(engine, scope)
-    holder = f"{socket.gethostname()}:{os.getpid()}"
-    office, seat = _open_office(settings, engine, ledger, holder)
+    except BaseException:
+        engine.dispose()
+        raise
     clock = LedgerClock(ledger.read_time)
     worker = Worker(
         scope=scope,
-        name=f"{holder}:{secrets.token_hex(4)}",
+        name=holder,
         jobs=jobs,
         attempts=Attempts(engine),
         clock=clock,
@@ -103,9 +129,7 @@ def start_service(
         abandoned=threading.Event(),
         underway={},
     )
-    runner = ThreadRunner(
-        worker.execute, limit=settings.threads, on_failure=lambda error: service.fail(error)
-    )
+    runner = ThreadRunner(worker.execute, limit=settings.threads)
     officer = Officer(
         ledger=ledger,
         office=office,
@@ -120,39 +144,34 @@ def start_service(
         office.close()
         engine.dispose()
 
-    service = Service(
-        officer=officer, worker=worker, runner=runner, close=close, lost_after=settings.lost_after
-    )
-    logger.info(
-        "serving scope=%s jobs=%d db=%s %s",
-        scope,
-        len(jobs),
-        engine.url.render_as_string(hide_password=True),
-        "alone" if settings.lockd is None else f"lockd={settings.lockd}",
-    )
-    service.start(seat)
-    return service
+    where = engine.url.render_as_string(hide_password=True)
+    logger.info("serving scope=%s jobs=%d db=%s lockd=%s", scope, len(jobs), where, settings.lockd or "-")
+    return Service(officer=officer, worker=worker, runner=runner, close=close, lost_after=settings.lost_after)
 
 
-def _open_office(
-    settings: Settings, engine: Engine, ledger: Ledger, holder: str
-) -> tuple[Office, Seat | None]:
-    if settings.lockd is not None:
-        ttl = settings.lease_ttl.total_seconds()
-        try:
-            return LockdOffice(settings.lockd, name=ledger.scope, lease_ttl=ttl, holder=holder), None
-        except ValueError as error:
-            raise BadSchedule(str(error)) from None
-    if engine.dialect.name != "sqlite":
+def _lockd_office(endpoints: str, settings: Settings, ledger: Ledger, holder: str) -> LockdOffice:
+    ttl = settings.lease_ttl.total_seconds()
+    try:
+        return LockdOffice(endpoints, name=ledger.scope, lease_ttl=ttl, holder=holder)
+    except ValueError as error:
+        raise BadSchedule(str(error)) from None
+
+
+def _file_office(ledger: Ledger) -> FileOffice:
+    url = ledger.engine.url
+    if url.get_backend_name() != "sqlite":
         raise BadSchedule(
-            f"{engine.dialect.name} needs --lockd ENDPOINTS: without it two processes can't choose one"
+            f"{url.get_backend_name()} needs --lockd ENDPOINTS: without it two processes can't choose one"
         )
-    database = Path(engine.url.database or "").absolute()
-    office = FileOffice(database.with_name(database.name + ".lock"), last_token=ledger.last_token)
+    database = Path(url.database or "").absolute()
+    return FileOffice(database.with_name(database.name + ".lock"), last_token=ledger.last_token)
+
+
+def _win_alone(office: FileOffice) -> Seat:
     seat = office.campaign(0.0)
     if seat is None:
         raise OfficeTaken(
-            f"{database} is served by process {office.occupant() or 'unknown'} already;"
-            " give both --lockd ENDPOINTS to run one active and one standing by"
+            f"{office.path.with_suffix('')} is served by process {office.occupant() or 'unknown'};"
+            " with --lockd ENDPOINTS one is active and the others stand by"
         )
-    return office, seat
+    return seat

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import lockd
-from lockd.errors import LockdError, LockTimeout
+from lockd.errors import LockdError, LockTimeout, OutcomeUnknown, SessionExpired, Unavailable
 from lockd_scheduler.mandates import LOCAL
 from lockd_scheduler.ports import Seat
 
@@ -99,6 +99,8 @@ class LockdOffice:
             lease = self._client.acquire(self._lock, wait=wait, meta={"holder": self._holder})
         except LockTimeout:
             return None
+        except (OutcomeUnknown, SessionExpired) as error:
+            raise Unavailable(str(error)) from error  # the client withdraws it: try again
         return LockdSeat(lease)
 
     def close(self) -> None:

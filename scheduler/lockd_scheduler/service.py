@@ -50,6 +50,7 @@ class Service:
         self._turning = threading.Thread(target=self._turn_on, name="lockd-scheduler-officer", daemon=True)
         self._beating = threading.Thread(target=self._beat_on, name="lockd-scheduler-heart", daemon=True)
         officer.wake = self._wake.set
+        runner.on_failure = self.fail
 
     def start(self, seat: Seat | None = None) -> None:
         """Begin; with a seat that was won already, or standing by."""

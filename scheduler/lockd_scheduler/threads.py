@@ -14,12 +14,11 @@ from lockd_scheduler.mandates import Claimed
 class ThreadRunner:
     """Calls `execute` for each submitted attempt, at most `limit` at once, in order of submission."""
 
-    def __init__(
-        self, execute: Callable[[Claimed], None], *, limit: int, on_failure: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, execute: Callable[[Claimed], None], *, limit: int) -> None:
+        self.on_failure: Callable[[Exception], None] | None = None
+        """Told of what `execute` raises, which is a fault of ours; without it the thread dies of it."""
         self._execute = execute
         self._limit = limit
-        self._on_failure = on_failure
         self._queue: deque[Claimed] = deque()
         self._busy = 0
         self._is_waited_for_no_more = False
@@ -66,5 +65,7 @@ class ThreadRunner:
                 claimed = self._queue.popleft()
             try:
                 self._execute(claimed)
-            except Exception as error:  # noqa: BLE001 - a fault of ours: the service stops on it
-                self._on_failure(error)
+            except Exception as error:
+                if self.on_failure is None:
+                    raise
+                self.on_failure(error)
