@@ -40,8 +40,8 @@ _HEX = frozenset("0123456789abcdef")
 def ascii_int(text: str, *, low: int, high: int) -> int:
     """Read a plain decimal number between `low` and `high`.
 
-    Only ASCII digits with an optional leading minus count: Python's int() also takes "１２",
-    " 7 " and "1_000" (SAFETY G6). Raises ValueError.
+    Only ASCII digits with an optional leading minus count: Python's int() also takes digits of
+    other scripts, " 7 " and "1_000" (SAFETY G6). Raises ValueError.
     """
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 20:

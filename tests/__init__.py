@@ -1,1 +1,1 @@
-"""The tests. Folders follow the source; a rule of the safety contract is cited by its number where it is kept."""
+"""The tests. Folders follow the source; a test that keeps a safety rule cites its number."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from lockd.disk.wal import Identity, LogWrite
+from lockd.disk.record import Identity, LogWrite
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, SessionId, Term
 from lockd.locks.codec import decode_batch
 from lockd.locks.commands import (
