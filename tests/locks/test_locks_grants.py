@@ -68,6 +68,17 @@ def test_p2_no_token_is_drawn_at_two_to_the_53rd(state: ClusterState) -> None:
     assert "token" in refused.text
 
 
+def test_p2_a_waiter_is_not_granted_when_no_token_is_left(state: ClusterState) -> None:
+    state.acquire("a", "s1")
+    waiter = state.acquire("a", "s2", wait_ms=500)
+    state.machine.state.token = TOKEN_MAX
+    assert state.release("a", 1, "s1") == 1
+    assert waiter.waits
+    assert state.machine.inspect("a").status == "free"
+    state.pass_ms(500)
+    assert waiter.refused.code == "TIMEOUT"
+
+
 def test_k1_only_an_answer_at_once_starts_a_deadline(state: ClusterState) -> None:
     first = state.acquire("a", "s1", request=1)
     assert not first.granted.repeat
@@ -184,11 +195,13 @@ def test_locks_are_listed_by_name_in_pages(state: ClusterState) -> None:
 
 def test_handing_over_costs_the_same_in_a_long_queue() -> None:
     """G5: a plain dict as the queue walks over all that have left it, and fails this by far."""
-    seconds = {waiters: min(_hand_over_seconds(waiters) for _ in range(3)) for waiters in (10, 10_000)}
-    assert seconds[10_000] < 3 * seconds[10], seconds
+    short = _quickest_handover_seconds(waiters=60, rounds=50)
+    long = _quickest_handover_seconds(waiters=30_000, rounds=29_000)
+    assert long < 1.8 * short, (short, long)
 
 
-def _hand_over_seconds(waiters: int) -> float:
+def _quickest_handover_seconds(*, waiters: int, rounds: int) -> float:
+    """After so many rounds, over the quickest of some portions: others use this machine too."""
     machine = LockMachine()
     index = 0
 
@@ -199,11 +212,17 @@ def _hand_over_seconds(waiters: int) -> float:
         machine.apply(LogIndex(index), Batch(Batch.VERSION, 0, (command,)))
 
     send(OpenSession(10_000, "", ""))
-    for n in range(waiters + 1):
-        send(Acquire("a", 0, WAIT_FOREVER, ""), f"t{n}")
-    began = time.perf_counter()
-    for n in range(3_000):
-        send(Release("a", n + 1))
-        send(Acquire("a", 0, WAIT_FOREVER, ""), f"t{n % (waiters + 1)}")
-    assert machine.token == 3_001
-    return time.perf_counter() - began
+    quickest = float("inf")
+    for _ in range(max(1, 2_000 // waiters)):
+        for n in range(waiters + 1):
+            send(Acquire("a", 0, WAIT_FOREVER, ""), f"t{n}")
+        for _ in range(rounds):
+            send(Release("a", machine.token))
+        while machine.stats.waiters >= 10:
+            began = time.perf_counter()
+            for _ in range(10):
+                send(Release("a", machine.token))
+            quickest = min(quickest, time.perf_counter() - began)
+        while machine.stats.locks:
+            send(Release("a", machine.token))
+    return quickest

@@ -115,9 +115,9 @@ def test_t2_no_mark_follows_a_clearing_that_is_on_its_way() -> None:
     book = LeaseBook(0, [view(S1, 8_000)])
     book.silent(4_000)
     assert book.renew(S1, 4_100) is RenewalVerdict.RENEWED_MARKED
-    assert book.silent(9_000) == (), "the log has been slow for half a TTL"
+    assert book.silent(10_200) == (), "the log has been slow for most of a TTL"
     book.cleared(S1)
-    assert book.silent(10_500) == ((S1, 6_400),)
+    assert book.silent(11_201) == ((S1, 7_101),)
 
 
 def test_t3_a_session_chosen_for_expiry_is_not_renewed() -> None:

@@ -162,5 +162,5 @@ class MachineAgainstReference(RuleBasedStateMachine):
         assert self.machine.token == self.reference.token
 
 
-MachineAgainstReference.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+MachineAgainstReference.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestMachineAgainstReference = MachineAgainstReference.TestCase
