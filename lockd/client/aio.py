@@ -297,12 +297,19 @@ class AsyncClient:
         return await self._caller().engine.ask(query)
 
     async def acquire_ttl(
-        self, name: str, *, ttl: float, wait: float | None = 0, request: str | None = None
+        self,
+        name: str,
+        *,
+        ttl: float,
+        wait: float | None = 0,
+        meta: Mapping[str, Any] | None = None,
+        request: str | None = None,
     ) -> GrantReply:
         """See `lockd.Client.acquire_ttl`."""
-        check_request(name, wait, None)
+        text = check_request(name, wait, meta)
         request = request or str(uuid.uuid4())
-        return await self._caller().engine.acquire_private(name, ttl=ttl, wait=wait, request=request)
+        engine = self._caller().engine
+        return await engine.acquire_private(name, ttl=ttl, wait=wait, request=request, meta=text)
 
     async def close(self) -> None:
         """End the session: its locks are free at once, its leases lost, its waits over. Idempotent."""

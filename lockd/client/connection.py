@@ -39,6 +39,11 @@ class Connection(asyncio.Protocol):
         self._unanswered: deque[tuple[float, OnReply]] = deque()
         self._watch: asyncio.TimerHandle | None = None
 
+    @property
+    def in_flight(self) -> int:
+        """How many commands are not answered yet."""
+        return len(self._unanswered)
+
     def send(self, words: Words, on_reply: OnReply) -> None:
         """Write one command; `on_reply` gets its reply, unless the connection ends first."""
         assert self._transport is not None, "a command on a connection that is over"

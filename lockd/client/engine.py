@@ -40,6 +40,7 @@ class Engine:
         self._link = Link(
             options,
             clock,
+            is_needed=lambda: self._keeper.session is not None or self._waits.any_queued(),
             accept=self._accept,
             on_up=self._on_up,
             on_down=lambda: self._keeper.suspend(),
@@ -100,16 +101,19 @@ class Engine:
         self._entered[owner, lock] = grant
         return grant
 
-    async def acquire_private(self, lock: str, *, ttl: float, wait: float | None, request: str) -> GrantReply:
+    async def acquire_private(
+        self, lock: str, *, ttl: float, wait: float | None, request: str, meta: str
+    ) -> GrantReply:
         """Hold `lock` in a session of its own with that TTL, which nobody keeps alive unless asked to.
 
         `request` is a UUID; the same one again finds the same grant. Raises as `acquire`.
         """
         self._check_open()
         words = queries.acquire_words(
-            lock, scope=("TTL", round(ttl * 1000)), owner="", request=request, wait=wait, meta=""
+            lock, scope=("TTL", round(ttl * 1000)), owner="", request=request, wait=wait, meta=meta
         )
         acquisition = Wait(words, lock=lock, session="", request=request)
+        self._probe_while_waiting(acquisition)
         try:
             return await self._obtain(acquisition, wait)
         except BaseException:
@@ -215,6 +219,7 @@ class Engine:
             )
             raise LockTimeout(text, lock=acquisition.lock) from None
         finally:
+            acquisition.outcome.cancel()
             self._waits.remove(acquisition)
             if acquisition.call is not None:
                 self._link.forget(acquisition.call)
@@ -226,6 +231,13 @@ class Engine:
         if acquisition.call is not None:
             self._link.forget(acquisition.call)
         acquisition.call = self._link.call(acquisition.words, lambda call: acquisition.on_reply(call.reply))
+
+    def _probe_while_waiting(self, acquisition: Wait) -> None:
+        """Find out whether the node is still there: no keepalive does so for a wait without our session."""
+        if acquisition.is_queued:
+            self._link.call(("PING",), lambda _: None)
+        if not acquisition.outcome.done():
+            self._loop.call_later(self._link.answer_timeout, self._probe_while_waiting, acquisition)
 
     def _withdraw(self, acquisition: Wait) -> None:
         """See to it that an acquisition which was given up holds nothing, now or later (K4)."""

@@ -38,7 +38,8 @@ class Keeper:
         self._loop = asyncio.get_running_loop()
         self._opening: asyncio.Task[Session] | None = None
         self._renewal: Call | None = None
-        self._timers: list[asyncio.TimerHandle] = []
+        self._renew_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
         self._need_renewal: list[asyncio.Future[None]] = []
 
     async def current(self) -> Session:
@@ -60,7 +61,6 @@ class Keeper:
         if not session.may_be_relied_on(self._clock()):
             raise Unavailable("the session was opened too slowly to be relied on")
         self.session = session
-        self._link.is_needed = True
         self._set_timers(session)
         return session
 
@@ -77,7 +77,7 @@ class Keeper:
         if self._renewal is not None:
             self._link.forget(self._renewal)
         words = queries.keepalive(session.id).words
-        self._renewal = self._link.call(words, lambda call: self._on_renewed(session, call))
+        self._renewal = self._link.call(words, lambda call: self._on_renewed(session, call), is_urgent=True)
 
     async def renew(self, grant: Grant, need: float) -> None:
         """Return when the grant has `need` seconds left. Raises LeaseLost when it can't be assured."""
@@ -104,7 +104,6 @@ class Keeper:
         if session is not self.session:
             return
         self.session = None
-        self._link.is_needed = False
         self._clear_timers()
         if self._renewal is not None:
             self._link.forget(self._renewal)
@@ -129,7 +128,7 @@ class Keeper:
             self.end(session, f"the cluster ended the session: {error}")
         except LockdError as error:
             log.warning("a keepalive was refused: %s", error)
-            self._timers.append(self._loop.call_later(_REFUSED_PAUSE * session.trust.ttl, self._renew_if_due))
+            self._renew_timer = self._loop.call_later(_REFUSED_PAUSE * session.trust.ttl, self._renew_if_due)
         else:
             if session.renewed(sent_at=call.sent_at, ttl=ttl, now=self._clock()):
                 self._set_timers(session)
@@ -146,15 +145,15 @@ class Keeper:
     def _set_timers(self, session: Session) -> None:
         self._clear_timers()
         now = self._clock()
-        self._timers = [
-            self._loop.call_later(max(0.0, session.renew_at() - now), self._renew_if_due),
-            self._loop.call_later(max(0.0, session.trust.deadline - now), self.check_deadline),
-        ]
+        self._renew_timer = self._loop.call_later(max(0.0, session.renew_at() - now), self._renew_if_due)
+        self._deadline_timer = self._loop.call_later(
+            max(0.0, session.trust.deadline - now), self._at_deadline, session
+        )
 
     def _clear_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers = []
+        for timer in (self._renew_timer, self._deadline_timer):
+            if timer is not None:
+                timer.cancel()
 
     def _renew_if_due(self) -> None:
         self.check_deadline()
@@ -164,11 +163,11 @@ class Keeper:
     def check_deadline(self) -> None:
         """End the session if its deadline has passed."""
         session = self.session
-        if session is None:
-            return
-        left = session.trust.remaining(self._clock())
-        if left <= 0.0:
+        if session is not None and not session.may_be_relied_on(self._clock()):
             self.end(session, "its deadline passed without an answered renewal")
-        elif not self._timers or self._timers[-1].when() <= self._loop.time():
-            # The loop's clock ran ahead of ours by a little.
-            self._timers.append(self._loop.call_later(left, self.check_deadline))
+
+    def _at_deadline(self, session: Session) -> None:
+        self.check_deadline()
+        if session is self.session:
+            # The loop's clock is ahead of ours by a little.
+            self._set_timers(session)

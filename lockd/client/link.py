@@ -9,6 +9,7 @@ then left. Only configured nodes and those that members report are tried (K6).
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable
 
 from lockd.client.connection import Connection, Reply, connect
@@ -23,6 +24,8 @@ log = logging.getLogger("lockd.client")
 RETRY_SECONDS = 0.02
 BACKOFF_SECONDS_MIN = 0.05
 BACKOFF_SECONDS_MAX = 1.0
+IN_FLIGHT_MAX = 256
+"""Commands on one connection that are not answered yet; a node reads only so far ahead."""
 _REFUSALS_BEFORE_LEAVING = 2
 
 
@@ -55,15 +58,18 @@ class Link:
         options: ClientOptions,
         clock: Clock,
         *,
+        is_needed: Callable[[], bool],
         accept: Callable[[Greeting], str],
         on_up: Callable[[], None],
         on_down: Callable[[], None],
         on_push: Callable[[str, Reply], None],
     ) -> None:
-        """`accept` says what is wrong with a node that greets, "" for nothing. `on_up` comes before
-        the open calls are sent again, so that a keepalive can go first."""
+        """`is_needed`: connect again when the connection is lost, also with nothing to send. `accept`
+        says what is wrong with a node that greets, "" for nothing. `on_up` comes before the open
+        calls are sent again."""
         self._options = options
         self._clock = clock
+        self._is_needed = is_needed
         self._accept = accept
         self._on_up = on_up
         self._on_down = on_down
@@ -72,26 +78,32 @@ class Link:
         self._endpoints = EndpointRing(options.endpoints)
         self._connection: Connection | None = None
         self._open: dict[Call, None] = {}
+        self._unsent: deque[Call] = deque()
         self._supervisor: asyncio.Task[None] | None = None
         self._attempts = 0
         """Connections tried since a node last answered a call."""
         self._trouble = "no node has been tried"
-        self.is_needed = False
-        """Connect again whenever the connection is lost, also with nothing to send."""
+        self._is_closed = False
 
     @property
     def answer_timeout(self) -> float:
         """How long a node may take for one answer, and to connect and greet. Seconds."""
         return self._options.ttl / ATTEMPTS_PER_TTL
 
-    def call(self, words: Words, on_reply: Callable[[Call], None]) -> Call:
-        """Send a command now or as soon as a node is reached, and again until it is answered."""
+    def call(self, words: Words, on_reply: Callable[[Call], None], *, is_urgent: bool = False) -> Call:
+        """Send a command as soon as a node is reached, and again until it is answered.
+
+        One that is urgent goes before all that have not been sent.
+        """
         call = Call(words, on_reply)
         self._open[call] = None
-        if self._connection is not None:
-            self._send(call)
-        else:
+        if self._connection is None:
             self._connect_soon()
+        elif is_urgent:
+            self._unsent.appendleft(call)
+        else:
+            self._unsent.append(call)
+        self._send_more()
         return call
 
     def forget(self, call: Call) -> None:
@@ -126,7 +138,7 @@ class Link:
 
     async def close(self) -> None:
         """Drop the connection and give up what is open."""
-        self.is_needed = False
+        self._is_closed = True
         for call in list(self._open):
             self._finish(call, Unavailable("the client was closed"))
         if self._supervisor is not None:
@@ -138,11 +150,11 @@ class Link:
     # The connection.
 
     def _connect_soon(self) -> None:
-        if self._supervisor is None or self._supervisor.done():
+        if not self._is_closed and (self._supervisor is None or self._supervisor.done()):
             self._supervisor = self._loop.create_task(self._supervise(), name="lockd-link")
 
     async def _supervise(self) -> None:
-        while self._open or self.is_needed:
+        while self._open or self._is_needed():
             await asyncio.sleep(self._pause())
             self._attempts += 1
             connection = await self._try_next()
@@ -174,7 +186,7 @@ class Link:
                 self._finish(call, error)
             self._trouble = f"{endpoint}: {error}"
             return None
-        except (OSError, LockdError) as error:
+        except (OSError, UnicodeError, LockdError) as error:
             self._trouble = f"{endpoint}: {str(error) or type(error).__name__}"
             log.debug("no connection to %s: %s", endpoint, error)
             return None
@@ -190,15 +202,15 @@ class Link:
         if connection.closed.done():
             return
         self._connection = connection
-        waiting = list(self._open)
+        self._unsent.extend(self._open)
         self._on_up()
-        for call in waiting:
-            self._send(call)
+        self._send_more()
         connection.send(("CLUSTER.STATUS",), self._on_members)
 
     def _down(self) -> None:
         if self._connection is not None:
             self._connection = None
+            self._unsent.clear()
             self._on_down()
 
     def _on_members(self, reply: Reply) -> None:
@@ -207,25 +219,37 @@ class Link:
 
     # Calls.
 
-    def _send(self, call: Call) -> None:
+    def _send_more(self) -> None:
         connection = self._connection
-        if connection is None or connection.closed.done() or call not in self._open:
-            return  # it is sent when the next connection is up
+        if connection is None or connection.closed.done():
+            return  # all that is open is sent when the next connection is up
+        while self._unsent and connection.in_flight < IN_FLIGHT_MAX:
+            call = self._unsent.popleft()
+            if call in self._open:
+                self._send(call, connection)
+
+    def _send(self, call: Call, connection: Connection) -> None:
         call.sends += 1
         call.sent_at = self._clock()
         connection.send(call.words, lambda reply: self._on_reply(call, reply, connection))
+
+    def _send_again(self, call: Call, connection: Connection) -> None:
+        if connection is self._connection:
+            self._unsent.append(call)
+            self._send_more()
 
     def _on_reply(self, call: Call, reply: Reply, connection: Connection) -> None:
         if isinstance(reply, Unavailable | OutcomeUnknown):
             call.refusal = reply
             call.refusals += 1
             if call.refusals % _REFUSALS_BEFORE_LEAVING:
-                self._loop.call_later(RETRY_SECONDS, self._send, call)
+                self._loop.call_later(RETRY_SECONDS, self._send_again, call, connection)
             else:
                 connection.abort(f"the node said: {reply}")
-            return
-        self._attempts = 0
-        self._finish(call, reply)
+        else:
+            self._attempts = 0
+            self._finish(call, reply)
+        self._send_more()
 
     def _finish(self, call: Call, reply: Reply) -> None:
         if call in self._open:

@@ -76,7 +76,7 @@ class Portal:
 
     def _hand_over(self, task: asyncio.Task[T], future: Future[T], give_back: GiveBack[T] | None) -> None:
         is_wanted = future.set_running_or_notify_cancel()
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error = RuntimeError("the client was closed") if task.cancelled() else task.exception()
         if error is not None:
             if is_wanted:
                 future.set_exception(error)

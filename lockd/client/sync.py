@@ -292,23 +292,31 @@ class Client:
         return runtime.run(runtime.engine.ask(query))
 
     def acquire_ttl(
-        self, name: str, *, ttl: float, wait: float | None = 0, request: str | None = None
+        self,
+        name: str,
+        *,
+        ttl: float,
+        wait: float | None = 0,
+        meta: Mapping[str, Any] | None = None,
+        request: str | None = None,
     ) -> GrantReply:
         """Hold a lock in a session of its own, which nobody renews but `queries.keepalive(session)`.
 
         For scripts, whose processes end before the lease does. `request` is a UUID: the same one
         again finds the same grant. Raises as entering `lock` does.
         """
-        check_request(name, wait, None)
+        text = check_request(name, wait, meta)
         runtime = self._started()
         request = request or str(uuid.uuid4())
-        return runtime.run(runtime.engine.acquire_private(name, ttl=ttl, wait=wait, request=request))
+        engine = runtime.engine
+        return runtime.run(engine.acquire_private(name, ttl=ttl, wait=wait, request=request, meta=text))
 
     def close(self) -> None:
         """End the session: its locks are free at once, its leases lost, its waits over. Idempotent."""
         with self._lock:
-            runtime, self._is_closed = self._runtime, True
-        if runtime is not None and not runtime.engine.is_closed:
+            self._is_closed = True
+            runtime, self._runtime = self._runtime, None
+        if runtime is not None:
             runtime.close()
 
     def __enter__(self) -> Self:

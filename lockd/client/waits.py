@@ -81,6 +81,9 @@ class Waits:
         """Those that stand in a queue: a new connection must ask for their pushes again."""
         return [wait for wait in self._waits.values() if wait.is_queued and not wait.outcome.done()]
 
+    def any_queued(self) -> bool:
+        return any(wait.is_queued for wait in self._waits.values())
+
     def of_session(self, session: str | None) -> list[Wait]:
         """Those of one session, or all."""
         return [wait for wait in self._waits.values() if session in (None, wait.session)]
