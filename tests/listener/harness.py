@@ -25,7 +25,7 @@ TEST_S_MAX = 60.0
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
-class Failure(Exception):  # noqa: N818 - an error reply, as a value
+class Failure(Exception):
     """An error reply."""
 
 
