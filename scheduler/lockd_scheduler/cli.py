@@ -3,7 +3,8 @@
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,8 @@ def serve(jobs: str, db: str, endpoints: str | None, **timings: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="A list of objects.")
 def runs(job: str | None, db: str, state: str | None, limit: int, as_json: bool) -> None:  # noqa: FBT001
     """List the newest runs, of one JOB or of all."""
-    engine = _open_ledger(db)
-    lines = list_runs(engine, job=job, state=state, limit=limit)
+    with _open_ledger(db) as engine:
+        lines = list_runs(engine, job=job, state=state, limit=limit)
     if as_json:
         click.echo(json.dumps([line.to_json() for line in lines], indent=1))
         return
@@ -120,17 +121,22 @@ def main() -> None:
         sys.exit(1)
 
 
-def _open_ledger(db: str) -> "Engine":
+@contextmanager
+def _open_ledger(db: str) -> Iterator["Engine"]:
     engine = open_engine(db)
-    path = engine.url.database
-    if engine.dialect.name == "sqlite" and not Path(path or "").exists():
-        raise SchedulerError(f"there is no ledger at {path}; name it with --db")
-    check_is_ledger(engine)
-    return engine
+    try:
+        path = engine.url.database
+        if engine.dialect.name == "sqlite" and not Path(path or "").exists():
+            raise SchedulerError(f"there is no ledger at {path}; name it with --db")
+        check_is_ledger(engine)
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _trigger_of(job: str, db: str) -> "Trigger":
-    definition = schedule_definition(_open_ledger(db), job)
+    with _open_ledger(db) as engine:
+        definition = schedule_definition(engine, job)
     if definition is None:
         raise BadSchedule(f"the ledger has no job {job!r}, and it is not a cron line")
     return trigger_from_json(definition["trigger"])

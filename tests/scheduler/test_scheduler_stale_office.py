@@ -5,8 +5,12 @@ nothing: its seat is not lost as far as it can see.
 """
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from lockd_scheduler import Run
+from lockd_scheduler import Run, engines
+from lockd_scheduler.ledger import Ledger, guard_office
+from lockd_scheduler.mandates import Mandate
 from lockd_scheduler.runs import State
 from tests.scheduler.harness import MINUTE, NOON, Process, World
 
@@ -172,3 +176,23 @@ def test_r2_a_clock_that_jumps_makes_no_fire_twice(
     assert [row.fire_time for row in world.runs()] == [NOON, NOON + MINUTE, NOON + MINUTE * 2]
     assert len(ran) == 3
     assert State.SUCCEEDED in set(world.states())
+
+
+@pytest.mark.postgres
+def test_s5_paused_inside_the_claim_transaction(
+    postgres_ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S5: a paused process holds the fence row; PostgreSQL ends its transaction, and another takes office."""
+    monkeypatch.setattr(engines, "IDLE_IN_TRANSACTION_MS", 300)
+    engine = engines.open_engine(postgres_ledger_url)
+    ledger = Ledger(engine, "paused")
+    old = Mandate("paused", "local", 1, "old")
+    ledger.take_office(old, now=NOON)
+    with engine.connect() as paused:
+        guard_office(paused, old)
+        ledger.take_office(Mandate("paused", "local", 2, "new"), now=NOON)
+        with pytest.raises(DBAPIError):
+            paused.execute(text("SELECT 1"))
+        paused.invalidate()
+    assert ledger.last_token() == 2
+    engine.dispose()
