@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(encoding="utf-8", notEnoughData=_NOTHING)
         self._bytes_unread = 0
         self._transport: asyncio.Transport | None = None
+        self._output: list[bytes] = []
         self._unanswered: deque[tuple[float, OnReply]] = deque()
         self._watch: asyncio.TimerHandle | None = None
 
@@ -49,7 +50,9 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "a command on a connection that is over"
         now = self._loop.time()
         self._unanswered.append((now, on_reply))
-        self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub has a tuple of one
+        if not self._output:
+            self._loop.call_soon(self._flush)  # one write for all that is sent in this turn of the loop
+        self._output.append(hiredis.pack_command(words))  # type: ignore[arg-type] # its stub has a tuple of one
         if self._watch is None:
             self._watch = self._loop.call_at(now + self._answer_timeout, self._check_silence)
 
@@ -83,6 +86,11 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort(f"the connection was lost: {exc}" if exc else "the node closed the connection")
+
+    def _flush(self) -> None:
+        output, self._output = self._output, []
+        if self._transport is not None:
+            self._transport.write(b"".join(output))
 
     def _take(self, reply: Reply) -> None:
         if isinstance(reply, hiredis.PushNotification):

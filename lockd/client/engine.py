@@ -278,7 +278,8 @@ class Engine:
         """
         if self._cluster and greeting.cluster not in ("", self._cluster):
             return f"it belongs to cluster {greeting.cluster}, and this client to {self._cluster}"
-        if self._keeper.session is not None and greeting.incarnation not in ("", self._incarnation):
+        restored = self._incarnation and greeting.incarnation not in ("", self._incarnation)
+        if restored and self._keeper.session is not None:
             return f"its cluster was restored: incarnation {greeting.incarnation}, not {self._incarnation}"
         self._cluster = greeting.cluster or self._cluster
         self._incarnation = greeting.incarnation or self._incarnation
