@@ -30,10 +30,11 @@ class ChildGroup:
         """Run it with our standard streams. Raises OSError when it can't be executed."""
         return cls(subprocess.Popen(command, env=environment, process_group=0))  # noqa: S603 - it is the user's command
 
-    def watch(self, *, on_end: Callable[[int], None], on_stop: Callable[[], None]) -> None:
-        """From now on, tell on another thread when the child is stopped (Ctrl-Z) and when it has ended.
+    def watch(self, *, on_end: Callable[[int], None], on_stop: Callable[[int], None]) -> None:
+        """From now on, tell on another thread when the child is stopped and when it has ended.
 
-        `on_end` gets its exit status as a shell has it: 128 + n when signal n ended it.
+        `on_stop` gets the signal (Ctrl-Z is SIGTSTP), `on_end` the exit status as a shell has it:
+        128 + n when signal n ended it.
         """
 
         def wait() -> None:
@@ -41,7 +42,7 @@ class ChildGroup:
                 _, status = os.waitpid(self.group, os.WUNTRACED)
                 if not os.WIFSTOPPED(status):
                     break
-                on_stop()
+                on_stop(os.WSTOPSIG(status))
             code = self._process.returncode = os.waitstatus_to_exitcode(status)
             on_end(128 - code if code < 0 else code)
 
@@ -111,25 +112,43 @@ class Terminal:
 
     def lend(self, child: ChildGroup) -> None:
         if self._foreground() == self._own_group:
-            os.tcsetpgrp(sys.stdin.fileno(), child.group)
-            child.send(signal.SIGCONT)  # it may have tried to read already
+            self._give(child.group)
+            child.send(signal.SIGCONT)
 
     def take_back(self, child: ChildGroup) -> None:
         if self._foreground() == child.group:
-            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-            try:
-                os.tcsetpgrp(sys.stdin.fileno(), self._own_group)
-            finally:
-                signal.signal(signal.SIGTTOU, before)
+            self._give(self._own_group)
 
-    def pause_with(self, child: ChildGroup) -> None:
-        """The child was stopped from the keyboard: stop too, so that the shell is back; go on with it."""
-        if self._foreground() != child.group:
+    def on_stopped(self, child: ChildGroup, number: int) -> None:
+        """The child was stopped by a signal: from the keyboard, or as it used a terminal that it has not.
+
+        Then this process stops as well, so that the shell is back, and goes on with it. A child that
+        somebody else stops stays so: its lease is kept.
+        """
+        foreground = self._foreground()
+        if foreground is None:
+            return
+        if number in (signal.SIGTTIN, signal.SIGTTOU):
+            if foreground in (self._own_group, child.group):
+                # It was quicker than `lend`.
+                self.lend(child)
+                child.send(signal.SIGCONT)
+                return
+        elif foreground != child.group:
             return
         self.take_back(child)
         os.kill(os.getpid(), signal.SIGSTOP)
         self.lend(child)
         child.send(signal.SIGCONT)
+
+    @staticmethod
+    def _give(group: int) -> None:
+        # Whoever is not in the foreground and does this gets SIGTTOU.
+        before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        try:
+            os.tcsetpgrp(sys.stdin.fileno(), group)
+        finally:
+            signal.signal(signal.SIGTTOU, before)
 
     def _foreground(self) -> int | None:
         """Which group has the terminal; None without one."""

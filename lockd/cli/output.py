@@ -36,7 +36,7 @@ def duration(milliseconds: int) -> str:
         return f"{milliseconds}ms"
     seconds = milliseconds // 1000
     if seconds < 60:
-        return f"{milliseconds / 1000:.1f}s"
+        return f"{milliseconds // 100 / 10:.1f}s"
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"
     if seconds < 86400:

@@ -49,6 +49,8 @@ class _Ended:
 class _Stopped:
     """The child was stopped, by Ctrl-Z or SIGSTOP."""
 
+    number: int
+
 
 @dataclass(frozen=True, slots=True)
 class _Signalled:
@@ -131,7 +133,7 @@ def _run(command: tuple[str, ...], lease: Lease, events: _Events) -> int:
         return ExitStatus.RUN_NOT_FOUND if is_missing else ExitStatus.RUN_NOT_EXECUTABLE
     child.watch(
         on_end=lambda status: events.put(_Ended(status)),
-        on_stop=lambda: events.put(_Stopped()),
+        on_stop=lambda number: events.put(_Stopped(number)),
     )
     terminal = Terminal()
     with terminal.lent_to(child):
@@ -159,8 +161,8 @@ def _supervise(child: ChildGroup, terminal: Terminal, lease: Lease, events: _Eve
                 return status
             case _Signalled(number):
                 child.send(number)
-            case _Stopped():
-                terminal.pause_with(child)
+            case _Stopped(number):
+                terminal.on_stopped(child, number)
             case _Lost() | None:
                 pass
     child.stop(kill_after=lease.remaining() or LATE_SECONDS)
