@@ -20,15 +20,19 @@ Start reading at `planner`, `runs` and `tenure`, which are pure and decide; `led
 are the transactions that carry it out, `service` turns them, `cron` is what a user sees.
 """
 
-from lockd_scheduler.cron import Cron
-from lockd_scheduler.errors import (
-    AttemptFenced,
-    BadSchedule,
-    ForeignOffice,
-    OfficeTaken,
-    SchedulerError,
-)
-from lockd_scheduler.handle import Run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lockd_scheduler.cron import Cron
+    from lockd_scheduler.errors import (
+        AttemptFenced,
+        BadSchedule,
+        ForeignOffice,
+        OfficeTaken,
+        SchedulerError,
+    )
+    from lockd_scheduler.handle import Run
 
 __all__ = [
     "AttemptFenced",
@@ -39,3 +43,11 @@ __all__ = [
     "Run",
     "SchedulerError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for, so that the command can say in one line which extra is missing.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = {"Cron": "cron", "Run": "handle"}.get(name, "errors")
+    return getattr(import_module(f"{__name__}.{home}"), name)

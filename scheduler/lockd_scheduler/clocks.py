@@ -16,19 +16,20 @@ class LedgerClock:
 
     def __init__(self, read: Callable[[], datetime]) -> None:
         self._read = read
-        self._base: datetime | None = None
-        self._base_at = 0.0
+        self._reading: tuple[datetime, float] | None = None
+        """The database's time, and this process's elapsed seconds at that moment."""
 
     def now(self) -> datetime:
         """The time by the last reading; before the first, by this machine's clock."""
-        if self._base is None:
+        if self._reading is None:
             return datetime.now(UTC)
-        return self._base + timedelta(seconds=_elapsed() - self._base_at)
+        base, base_at = self._reading
+        return base + timedelta(seconds=_elapsed() - base_at)
 
     def sync(self) -> None:
         """Read again if the last reading is over 5 s old. Raises what `read` raises."""
-        if self._base is None or _elapsed() - self._base_at > RESYNC_SECONDS:
-            self._base, self._base_at = self._read(), _elapsed()
+        if self._reading is None or _elapsed() - self._reading[1] > RESYNC_SECONDS:
+            self._reading = (self._read(), _elapsed())
 
 
 class SettableClock:

@@ -1,6 +1,7 @@
 """The command lockd-scheduler, and what a wrong file, option or database is answered with."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_p6_a_mistake_is_one_line_and_exit_2(
     assert "Traceback" not in errors
     told = [line for line in errors.splitlines() if line.startswith("Error:")]
     assert len(told) == 1
+
+
+def test_a_missing_extra_is_one_line_and_exit_2() -> None:
+    program = "import sys; sys.modules['sqlalchemy'] = None; import lockd_scheduler.cli"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "lockd-scheduler needs its extra: pip install 'lockd[scheduler]' (missing: sqlalchemy)\n"
+    )
 
 
 def test_next_prints_utc_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,7 @@ def test_p5_the_same_fire_is_claimed_once(world: World, ticks: list[Run]) -> Non
     process.run_all()
     assert world.states() == ["succeeded"]
     assert len(ticks) == 1
+    assert world.schedules()[0].next_fire_at == NOON + MINUTE, "it goes on from there"
 
 
 def test_r2_fire_times_are_nominal_however_late_they_are_claimed(world: World, ticks: list[Run]) -> None:
@@ -340,6 +341,7 @@ def test_r1_a_lost_attempt_writes_nothing_in_a_fenced_session(
                 session.commit()
                 lose()
                 session.execute(text("INSERT INTO effects VALUES ('x')"))
+                session.commit()
         except AttemptFenced:
             seen.append("fenced")
 
