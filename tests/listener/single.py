@@ -48,7 +48,7 @@ class SingleNode:
         self._operations = itertools.count(1)
         self._callers: dict[int, Callable[[Outcome], None]] = {}
         self._commands: list[Command] = []
-        self._held = False
+        self._held: tuple[type, ...] = ()
         self._reads: list[Callable[[Refused | None], None]] = []
         self._apply(CreateCluster(CLUSTER, INCARNATION))
         self._apply(RegisterNode(_NODE, "i" * 32, "peer:1", "client:1", "http:1", "0"))
@@ -124,12 +124,12 @@ class SingleNode:
 
     # For tests.
 
-    def hold_back(self) -> None:
-        """Apply nothing until `let_go`."""
-        self._held = True
+    def hold_back(self, *kinds: type[Operation]) -> None:
+        """Apply nothing until `let_go`, or nothing of these kinds."""
+        self._held = kinds or (object,)
 
     def let_go(self) -> None:
-        self._held = False
+        self._held = ()
         self._turn()
 
     @property
@@ -150,12 +150,13 @@ class SingleNode:
         asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        if self._held:
-            return
-        commands, self._commands = self._commands, []
+        commands = [command for command in self._commands if not isinstance(command.operation, self._held)]
+        self._commands = [command for command in self._commands if isinstance(command.operation, self._held)]
         if commands:
             self.batches.append(tuple(command.operation for command in commands))
             self._apply_commands(commands)
+        if object in self._held:
+            return
         reads, self._reads = self._reads, []
         for on_done in reads:
             on_done(None)

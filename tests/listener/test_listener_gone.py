@@ -2,7 +2,7 @@
 
 import uuid
 
-from lockd.locks.commands import OriginGone, RequestOrphaned
+from lockd.locks.commands import OpenSession, OriginGone, RequestOrphaned
 from lockd.server.connection import ConnectionLimits
 from tests.listener.harness import Run, as_map, pack, run_on_loops, serving
 
@@ -130,19 +130,16 @@ def test_a_grant_that_stands_behind_an_unanswered_command_is_given_back(run: Run
 
     async def main() -> None:
         async with serving() as served:
-            holder, client = await served.client(), await served.client()
+            client = await served.client()
             session = await served.session(client, 60_000)
-            await holder.ask("LOCK.ACQUIRE", "taken", "TTL", 60_000)
-            served.node.hold_back()
+            served.node.hold_back(OpenSession)
             client.write(
-                pack("LOCK.ACQUIRE", "free", "SESSION", session, "REQUEST", 1)
-                + pack("LOCK.ACQUIRE", "taken", "SESSION", session, "REQUEST", 2, "WAIT", "FOREVER")
+                pack("SESSION.OPEN", 5000) + pack("LOCK.ACQUIRE", "k", "SESSION", session, "REQUEST", 1)
             )
-            await served.until(lambda: len(served.node.pending) == 2)
+            await served.until(lambda: served.node.machine.inspect("k").status == "held")
             client.abort()
-            await served.until(lambda: served.node.gone == [2])
-            served.node.let_go()
-            await served.until(lambda: served.node.orphaned() == [RequestOrphaned("free", 2)])
+            await served.until(lambda: served.node.orphaned() == [RequestOrphaned("k", 1)])
+            assert served.node.gone == [1]
 
     run(main())
 

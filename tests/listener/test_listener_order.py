@@ -98,6 +98,28 @@ def test_a_blocking_wait_holds_up_its_own_connection_alone(run: Run) -> None:
 
 
 @run_on_loops()
+def test_one_wait_at_a_time(run: Run) -> None:
+    """A second blocking wait does not stand in its queue before the first one is over."""
+
+    async def main() -> None:
+        async with serving() as served:
+            holder, waiter = [await served.client(resp=3) for _ in range(2)]
+            first = await holder.ask("LOCK.ACQUIRE", "k1", "TTL", 60_000)
+            await holder.ask("LOCK.ACQUIRE", "k2", "TTL", 60_000)
+            for name in ("k1", "k2"):
+                waiter.send("LOCK.ACQUIRE", name, "TTL", 60_000, "WAIT", "FOREVER")
+            machine = served.node.machine
+            await served.until(lambda: machine.inspect("k1").queue_length == 1)
+            assert await holder.ask("PING") == "PONG"
+            assert machine.inspect("k2").queue_length == 0
+            await holder.ask("LOCK.RELEASE", "k1", first["token"], "SESSION", first["session"])
+            assert (await waiter.reply())["lock"] == "k1"
+            await served.until(lambda: machine.inspect("k2").queue_length == 1)
+
+    run(main())
+
+
+@run_on_loops()
 def test_the_protocol_changes_between_two_commands(run: Run) -> None:
     async def main() -> None:
         async with serving() as served:
