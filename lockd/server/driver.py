@@ -17,14 +17,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from msgspec import structs
+
 from lockd.disk.record import Identity, LogWrite
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, SessionId, Term
 from lockd.locks.codec import decode_batch
 from lockd.locks.commands import (
+    Acquire,
     Batch,
     ClearSilent,
     CreateCluster,
     Granted,
+    OpenSession,
     Operation,
     OriginGone,
     Outcome,
@@ -43,9 +47,10 @@ from lockd.raft.node import RaftNode, Ready, Role
 from lockd.server import frames
 from lockd.server.calls import Callback
 from lockd.server.leadership import Leadership
-from lockd.server.port import ClusterStatus, MemberStatus
+from lockd.server.port import ClusterStatus
 from lockd.server.proposals import Asked, Proposals
 from lockd.server.reads import NOT_LEADER, Reads
+from lockd.server.status import describe
 
 
 class Disk(Protocol):
@@ -162,7 +167,13 @@ class Driver:
         connection: int,
         on_outcome: Callback,
     ) -> None:
-        """Have the operation applied. `on_outcome` is called once, or after a Queued once more."""
+        """Have the operation applied. `on_outcome` is called once, or after a Queued once more.
+
+        A TTL under 3 election timeouts becomes that: a lease has to outlast an election (T2).
+        """
+        ttl_floor_ms = 3 * self.settings.election_timeout_ms
+        if isinstance(operation, OpenSession | Acquire) and 0 < operation.ttl_ms < ttl_floor_ms:
+            operation = structs.replace(operation, ttl_ms=ttl_floor_ms)
         asked = Asked(operation, user, session, owner, request, connection)
         if isinstance(operation, RequestOrphaned):
             self._proposals.owe(replace(asked, connection=0))
@@ -198,43 +209,19 @@ class Driver:
 
     def status(self) -> ClusterStatus:
         """This node's own view, at once and without asking anyone."""
-        raft, machine = self.raft, self.machine
-        members = tuple(self._member_status(node) for node in raft.configuration.members)
-        stats = machine.stats
-        return ClusterStatus(
-            cluster=self.identity.cluster,
-            incarnation=self.identity.incarnation,
-            node=self.node_id,
-            role=raft.role.name.lower(),
-            leader=raft.leader_id,
-            term=raft.term,
-            commit_index=raft.commit_index,
-            last_applied=raft.last_applied,
-            log_last=raft.log.last_index,
-            members=members,
-            locks=stats.locks,
-            sessions=stats.sessions,
-            revision=machine.revision,
+        return describe(
+            raft=self.raft,
+            machine=self.machine,
+            identity=self.identity,
+            addresses=self.addresses,
             version=self.settings.version,
-            feature_level=machine.feature_level,
-        )
-
-    def _member_status(self, node: NodeId) -> MemberStatus:
-        raft, known = self.raft, self.machine.nodes.get(node)
-        progress = raft.progress.get(node)
-        return MemberStatus(
-            node=node,
-            peer_address=known.peer_address if known else self.addresses.get(node, ""),
-            client_address=known.client_address if known else "",
-            http_address=known.http_address if known else "",
-            instance=InstanceId(known.instance if known else ""),
-            voter=node in raft.configuration.voters,
-            match_index=progress.match_index if progress else LogIndex(0),
-            alive=node == self.node_id or self._is_alive(node),
+            is_alive=self._is_alive,
         )
 
     def _is_alive(self, node: NodeId) -> bool:
         """A leader hears from everyone who lives; others know of their connections alone."""
+        if node == self.node_id:
+            return True
         if self.leadership is None:
             return self._ports.network.is_connected(node)
         return self.leadership.hears(node, self.settings.election_timeout_ms)

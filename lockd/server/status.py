@@ -1,0 +1,53 @@
+"""A node's view of its cluster, put together from what it has applied and what it hears."""
+
+from collections.abc import Callable, Mapping
+
+from lockd.disk.record import Identity
+from lockd.ids import InstanceId, LogIndex, NodeId
+from lockd.locks.machine import LockMachine
+from lockd.raft.node import RaftNode
+from lockd.server.port import ClusterStatus, MemberStatus
+
+
+def describe(
+    *,
+    raft: RaftNode,
+    machine: LockMachine,
+    identity: Identity,
+    addresses: Mapping[NodeId, str],
+    version: str,
+    is_alive: Callable[[NodeId], bool],
+) -> ClusterStatus:
+    """The status now. `addresses` stand in for members that have not registered yet."""
+
+    def member(node: NodeId) -> MemberStatus:
+        known, progress = machine.nodes.get(node), raft.progress.get(node)
+        return MemberStatus(
+            node=node,
+            peer_address=known.peer_address if known else addresses.get(node, ""),
+            client_address=known.client_address if known else "",
+            http_address=known.http_address if known else "",
+            instance=InstanceId(known.instance if known else ""),
+            voter=node in raft.configuration.voters,
+            match_index=progress.match_index if progress else LogIndex(0),
+            alive=is_alive(node),
+        )
+
+    stats = machine.stats
+    return ClusterStatus(
+        cluster=identity.cluster,
+        incarnation=identity.incarnation,
+        node=identity.node_id,
+        role=raft.role.name.lower(),
+        leader=raft.leader_id,
+        term=raft.term,
+        commit_index=raft.commit_index,
+        last_applied=raft.last_applied,
+        log_last=raft.log.last_index,
+        members=tuple(member(node) for node in raft.configuration.members),
+        locks=stats.locks,
+        sessions=stats.sessions,
+        revision=machine.revision,
+        version=version,
+        feature_level=machine.feature_level,
+    )
