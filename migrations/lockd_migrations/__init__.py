@@ -1,7 +1,7 @@
 """The revisions that make lockd's own tables, shipped with the package.
 
 Two Alembic branches live in `versions/`: `fence` (the marks that storage adapters compare
-with) and `scheduler` (the ledger, which depends on `fence`). A revision's id is its branch and
+with) and `scheduler` (the ledger). A revision's id is its branch and
 a number, `fence_0001`; its file is called after it.
 
 What is promised: every table, index and function is prefixed `lockd_`, and the versions are kept
