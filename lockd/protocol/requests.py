@@ -10,6 +10,10 @@ class RequestError(ValueError):
     """The command can't be understood; the text is fit to be sent after `ERR`."""
 
 
+class StreamError(RequestError):
+    """What the client sends is no command, and nothing behind it can be one."""
+
+
 class Hello(msgspec.Struct, frozen=True):
     protocol: int
     """2 or 3; 0 to stay with what the connection speaks."""

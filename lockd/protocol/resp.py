@@ -45,7 +45,7 @@ LIMITS_BEFORE_AUTH = FrameLimits(words_max=32, word_bytes_max=4096, frame_bytes_
 """For a stranger: enough for HELLO and AUTH (dflockd P1-03: 64 MiB before authentication)."""
 
 
-class _Violation(Exception):  # noqa: N818 - not an error of ours: what the sender did
+class _Violation(Exception):
     """The stream is no command from here on."""
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from lockd.protocol import requests, resp, verbs
-from lockd.protocol.resp import CommandReader, encode_error
+from lockd.protocol.resp import CommandReader
 from lockd.server.auth import User
 from lockd.server.service import Service
 from lockd.server.turns import Client, Kind, Turn, Unsent
@@ -48,13 +48,6 @@ class ConnectionLimits:
     login_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """Stands behind the last command of a connection: the last reply, then the close."""
-
-    reply: bytes
-
-
 class Connection(asyncio.Protocol):
     """The transport's side of one client. `on_begin` and `on_end` are called once, in pairs."""
 
@@ -75,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
         self._reader = CommandReader(resp.LIMITS_BEFORE_AUTH if user is None else resp.LIMITS)
-        self._behind: deque[requests.Request | requests.RequestError | _Ending] = deque()
+        self._behind: deque[Turn] = deque()
         self._bytes_behind = 0
         self._turns: deque[Turn] = deque()
         self._running = 0
@@ -179,7 +172,7 @@ class Connection(asyncio.Protocol):
                 request = verbs.parse(words)
             except requests.RequestError as error:
                 request = error
-            self._behind.append(_Ending(resp.OK) if isinstance(request, requests.Quit) else request)
+            self._take(request)
             self._partial_since = None
         if self._behind:
             self._bytes_behind += len(data)
@@ -191,7 +184,10 @@ class Connection(asyncio.Protocol):
             if self._is_waiting():
                 # An error now would stand where the answer of the waiting command is expected.
                 self.abort(self._reader.violation)
-            self._behind.append(_Ending(encode_error("ERR", self._reader.violation)))
+            self._take(requests.StreamError(self._reader.violation))
+
+    def _take(self, request: requests.Request | requests.RequestError) -> None:
+        self._behind.append(Turn(request, self._service.kind_of(request), self._answered))
 
     def _is_waiting(self) -> bool:
         return self.client.waits > 0 or (self._holder is not None and self._holder.kind is Kind.WAIT)
@@ -206,30 +202,25 @@ class Connection(asyncio.Protocol):
         self._advancing = False
         self._balance_reading()
 
-    def _may_start(self, item: requests.Request | requests.RequestError | _Ending) -> bool:
+    def _may_start(self, turn: Turn) -> bool:
         if self._holder is not None or len(self._turns) >= self._limits.started_max:
             return False
         if self._output_bytes >= self._limits.output_pause_bytes:
             return False
-        if isinstance(item, _Ending):
-            return not self._turns
-        kind = self._service.kind_of(item)
+        kind = turn.kind
         return kind is Kind.LOCAL or self._running == 0 or kind.overlaps(self._running_kind)
 
-    def _start(self, item: requests.Request | requests.RequestError | _Ending) -> None:
-        if isinstance(item, _Ending):
-            self._write(item.reply, None)
-            self.finish()
-            return
-        kind = self._service.kind_of(item)
-        turn = Turn(kind, self._answered)
+    def _start(self, turn: Turn) -> None:
+        kind = turn.kind
         self._turns.append(turn)
         if kind is not Kind.LOCAL:
             self._running += 1
             self._running_kind = kind
-        if kind in (Kind.WAIT, Kind.ALONE):
-            self._holder = turn
-        self._service.start(item, self.client, turn)
+            if kind is Kind.WAIT or kind is Kind.ALONE:
+                self._holder = turn
+            elif kind is Kind.LAST:
+                self.finish()
+        self._service.start(turn, self.client)
 
     def _balance_reading(self) -> None:
         """Read on only while there is room for more, for a hang-up is seen by reading alone."""

@@ -70,6 +70,9 @@ class Greeting:
     def ping(self, request: requests.Ping, client: Client, turn: Turn) -> None:
         turn.answer(resp.PONG if request.message is None else encode(request.message, client.resp))
 
+    def quit(self, _: requests.Quit, client: Client, turn: Turn) -> None:  # noqa: ARG002 - one signature for all
+        turn.answer(resp.OK)
+
     def info(self, request: requests.Info, client: Client, turn: Turn) -> None:
         text = replies.info(self._driver.status(), request.section, clients=self._count_clients())
         turn.answer(encode(text, client.resp))

@@ -16,6 +16,9 @@ _LOOK = frozenset({LOCK, OPERATOR})
 _USE = frozenset({LOCK})
 
 
+_FOR_STRANGERS = (requests.Hello, requests.Auth, requests.Quit, requests.StreamError)
+
+
 class _Rule(NamedTuple):
     """A request's row."""
 
@@ -36,6 +39,7 @@ class Service:
             requests.Hello: _Rule(greeting.hello, Kind.ALONE, _ANYONE),
             requests.Auth: _Rule(greeting.auth, Kind.ALONE, _ANYONE),
             requests.Ping: _Rule(greeting.ping, Kind.LOCAL, _ANYONE),
+            requests.Quit: _Rule(greeting.quit, Kind.LAST, _ANYONE),
             requests.Info: _Rule(greeting.info, Kind.LOCAL, _ANYONE),
             requests.Select: _Rule(greeting.select, Kind.LOCAL, _ANYONE),
             requests.ClientSetName: _Rule(greeting.client_setname, Kind.LOCAL, _ANYONE),
@@ -59,18 +63,18 @@ class Service:
     def kind_of(self, request: requests.Request | requests.RequestError) -> Kind:
         """What it may overlap with."""
         if isinstance(request, requests.RequestError):
-            return Kind.LOCAL
+            return Kind.LAST if isinstance(request, requests.StreamError) else Kind.LOCAL
         if isinstance(request, requests.LockAcquire) and request.wait_ms != 0 and not request.notify:
             return Kind.WAIT
         return self._rules[type(request)].kind
 
-    def start(self, request: requests.Request | requests.RequestError, client: Client, turn: Turn) -> None:
+    def start(self, turn: Turn, client: Client) -> None:
         """Begin a command; `turn.answer` follows, maybe before this returns.
 
         Whoever has not been let in learns nothing, not even whether a command exists.
         """
-        user = client.user
-        if user is None and not isinstance(request, requests.Hello | requests.Auth):
+        user, request = client.user, turn.request
+        if user is None and not isinstance(request, _FOR_STRANGERS):
             turn.answer(encode_error("NOAUTH", "authentication required: AUTH user password"))
             return
         if isinstance(request, requests.RequestError):

@@ -4,6 +4,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lockd.protocol.requests import Request, RequestError
 from lockd.server.auth import User
 
 Unsent = Callable[[], None]
@@ -22,18 +23,25 @@ class Kind(enum.Enum):
     KEEPALIVE = enum.auto()
     ALONE = enum.auto()
     """Changes the connection, or has a large answer: nothing overlaps with it."""
+    LAST = enum.auto()
+    """Its reply is written when all before it are answered, and then the connection ends."""
 
     def overlaps(self, running: "Kind") -> bool:
         """Whether it may start while commands of kind `running` are not answered."""
-        return self is not Kind.ALONE and (self is running or (self is Kind.WAIT and running is Kind.LOG))
+        if self is running:
+            return self is not Kind.ALONE
+        return self is Kind.WAIT and running is Kind.LOG
 
 
 class Turn:
-    """A command's place in the order of its connection, from its start to its reply."""
+    """A command's place in the order of its connection, from its arrival to its reply."""
 
-    __slots__ = ("_on_answer", "kind", "reply", "unsent")
+    __slots__ = ("_on_answer", "kind", "reply", "request", "unsent")
 
-    def __init__(self, kind: Kind, on_answer: Callable[["Turn"], None]) -> None:
+    def __init__(
+        self, request: Request | RequestError, kind: Kind, on_answer: Callable[["Turn"], None]
+    ) -> None:
+        self.request = request
         self.kind = kind
         self.reply: bytes | None = None
         self.unsent: Unsent | None = None
