@@ -45,8 +45,8 @@ class _Lease:
         self.ttl_ms = ttl_ms
         self.marked_ms = marked_ms
         """The silence that the log has of it, or will have; 0 for none."""
-        self.clearing = False
-        """A ClearSilent is on its way: no mark may follow it into the log unseen."""
+        self.clearing = 0
+        """So many ClearSilent are on their way: a mark between two would be taken for cleared."""
         self.is_chosen = False
 
     @property
@@ -128,7 +128,7 @@ class LeaseBook:
         lease.heard_ms = max(lease.heard_ms, now_ms)
         if lease.marked_ms == 0:
             return RenewalVerdict.RENEWED
-        lease.clearing = True
+        lease.clearing += 1
         return RenewalVerdict.RENEWED_MARKED
 
     def cleared(self, session: SessionId) -> None:
@@ -136,7 +136,7 @@ class LeaseBook:
         lease = self._leases.get(session)
         if lease is not None:
             lease.marked_ms = 0
-            lease.clearing = False
+            lease.clearing = max(lease.clearing - 1, 0)
 
     def choose_expired(self, now_ms: int, at_most: int) -> tuple[SessionId, ...]:
         """Sessions whose deadline has passed, the longest overdue first; chosen from now on (T3)."""

@@ -99,6 +99,8 @@ def test_t2_a_renewal_of_a_marked_session_waits_for_the_clearing_entry() -> None
     state.send(ClearSilent(), session="s1")
     book.learn(state.machine.lease_changes, 4_400)
     assert book.renew(S1, 4_500) is RenewalVerdict.RENEWED
+    state.send(ClearSilent(), session="s1")  # the second renewal had one of its own
+    book.learn(state.machine.lease_changes, 4_600)
     assert book.silent(8_499) == ()
     assert book.silent(8_500) == ((S1, 4_000),), "and it is watched again"
 
@@ -118,6 +120,17 @@ def test_t2_no_mark_follows_a_clearing_that_is_on_its_way() -> None:
     assert book.silent(10_200) == (), "the log has been slow for most of a TTL"
     book.cleared(S1)
     assert book.silent(11_201) == ((S1, 7_101),)
+
+
+def test_t2_no_mark_comes_between_two_clearings() -> None:
+    """The second one would clear it in the book, though in the log it may stand behind both."""
+    book = LeaseBook(0, [view(S1, 8_000, silent_ms=4_000)])
+    assert book.renew(S1, 100) is RenewalVerdict.RENEWED_MARKED
+    assert book.renew(S1, 200) is RenewalVerdict.RENEWED_MARKED
+    book.cleared(S1)
+    assert book.silent(7_000) == (), "the log has been slow for most of a TTL"
+    book.cleared(S1)
+    assert book.silent(8_001) == ((S1, 7_801),)
 
 
 def test_t3_a_session_chosen_for_expiry_is_not_renewed() -> None:
