@@ -137,7 +137,7 @@ class Driver:
         )
         self._tickets = itertools.count(1)
         self._unsynced: deque[_Unsynced] = deque()
-        self._reads = Reads(raft=raft, send=ports.network.send, renew=self._lead_keepalive)
+        self._reads = Reads(boot=boot, raft=raft, send=ports.network.send, renew=self._lead_keepalive)
         self._leader_seen = NO_NODE
         self._owe(
             RegisterNode(
@@ -265,8 +265,8 @@ class Driver:
                 self._on_raft_message(sender, frame)
             case frames.Forward(commands):
                 self._proposals.on_forward(sender, commands)
-            case frames.ForwardRefused(operations):
-                self._proposals.hold_again(operations)
+            case frames.ForwardRefused(origins):
+                self._proposals.hold_again(origins)
             case frames.ReadRequest(call):
                 self._reads.lead_round(
                     lambda index: self._send(

@@ -27,7 +27,7 @@ from typing import ClassVar
 import msgspec
 
 from lockd.ids import ClusterId, InstanceId
-from lockd.locks.commands import Command, Outcome
+from lockd.locks.commands import Command, Origin, Outcome
 
 VERSION = 1
 BODY_BYTES_MAX = 8 * 1024 * 1024
@@ -96,7 +96,7 @@ class ForwardRefused(msgspec.Struct, array_like=True, frozen=True):
     """These operations were not appended anywhere."""
 
     KIND: ClassVar[Kind] = Kind.FORWARD_REFUSED
-    operations: tuple[int, ...]
+    origins: tuple[Origin, ...]
 
 
 class ReadRequest(msgspec.Struct, array_like=True, frozen=True):

@@ -50,10 +50,9 @@ class Leadership:
         self.clock_ms += elapsed
         self._expiry_credit_ms = min(self._expiry_credit_ms + elapsed, 1000)
 
-    def stamped(self) -> int:
-        """The stamp for a batch that is proposed now."""
-        self._stamped_ms = self.clock_ms
-        return self.clock_ms
+    def stamped(self, stamp_ms: int) -> None:
+        """A batch with this stamp is in the log: what was due by then needs no other."""
+        self._stamped_ms = stamp_ms
 
     def timer_due(self) -> bool:
         """Whether a timer of the state is due and no proposed batch covers it yet."""

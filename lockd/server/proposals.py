@@ -22,6 +22,7 @@ from lockd.locks.commands import (
     MarkSilent,
     Operation,
     Origin,
+    OriginGone,
     Outcome,
     Refused,
 )
@@ -36,7 +37,19 @@ BATCH_BYTES_MAX = 64 * 1024
 PROPOSALS_MAX = 100_000
 """Commands that a leader queues for its log; more stay with the nodes that took them (SAFETY C10)."""
 LEADER_ONLY = (CreateCluster, ExpireSessions, MarkSilent, ClearSilent)
-"""Decisions that hold in the term of the leader who made them, and are never passed on (T1, T3)."""
+
+
+def is_decision(command: Command) -> bool:
+    """A leader decided so, in a term and for that term alone: it is never passed on (T1, T3).
+
+    A node may say of its own connections that they are gone. That a whole node is dead is for the
+    leader to say (G4).
+    """
+    match command.operation:
+        case OriginGone(node=node, boot_is_alive=boot_is_alive):
+            return boot_is_alive or node != command.origin.node
+        case operation:
+            return isinstance(operation, LEADER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,38 +161,40 @@ class Proposals:
     def on_forward(self, sender: NodeId, commands: tuple[Command, ...]) -> None:
         """A peer passes on its clients' commands. Raises FrameError for what can't be theirs."""
         for command in commands:
-            if command.origin.node != sender or isinstance(command.operation, LEADER_ONLY):
+            if command.origin.node != sender or is_decision(command):
                 raise frames.FrameError(f"node {sender} forwarded a command that isn't its own to pass on")
         if self._raft.role is Role.LEADER and len(self._queue) < PROPOSALS_MAX:
             self._queue.extend(commands)
         else:
             self._refuse(sender, commands)
 
-    def hold_again(self, operations: tuple[int, ...]) -> None:
-        """Nobody appended these."""
-        for operation in operations:
-            call = self.calls.get(operation)
-            if call is not None and not call.waiting:
+    def hold_again(self, origins: tuple[Origin, ...]) -> None:
+        """Nobody appended these. Those of another boot are not this one's to send again."""
+        for origin in origins:
+            call = self.calls.get(origin.operation)
+            if call is not None and call.command.origin == origin and not call.waiting:
                 call.sent_term = NOT_SENT
-                self._refused.append(operation)
+                self._refused.append(origin.operation)
 
     def _refuse(self, sender: NodeId, commands: tuple[Command, ...]) -> None:
-        self._send(sender, frames.ForwardRefused(tuple(command.origin.operation for command in commands)))
+        self._send(sender, frames.ForwardRefused(tuple(command.origin for command in commands)))
 
     # The leader's queue.
 
     def propose(self, leadership: Leadership) -> None:
         """Put the queue, or an empty batch when a timer is due, into the log."""
         while self._queue or leadership.timer_due():
+            stamp_ms = leadership.clock_ms
             commands = tuple(itertools.islice(self._queue, BATCH_COMMANDS_MAX))
-            payload = encode_batch(Batch(Batch.VERSION, leadership.stamped(), commands))
+            payload = encode_batch(Batch(Batch.VERSION, stamp_ms, commands))
             while len(payload) > BATCH_BYTES_MAX and len(commands) > 1:
                 commands = commands[: len(commands) // 2]
-                payload = encode_batch(Batch(Batch.VERSION, leadership.stamped(), commands))
+                payload = encode_batch(Batch(Batch.VERSION, stamp_ms, commands))
             try:
                 self._raft.propose(EntryKind.COMMANDS, payload)
             except (NotLeader, TooMuchUncommitted):
                 return
+            leadership.stamped(stamp_ms)
             for _ in commands:
                 self._queue.popleft()
 
@@ -189,8 +204,8 @@ class Proposals:
         for command in queue:
             if command.origin.node != self._node:
                 self._refuse(NodeId(command.origin.node), (command,))
-            elif isinstance(command.operation, LEADER_ONLY):
+            elif is_decision(command):
                 refusal = Refused("UNAVAILABLE", "the leader changed")
                 self.calls.complete(command.origin.operation, refusal)
             else:
-                self.hold_again((command.origin.operation,))
+                self.hold_again((command.origin,))

@@ -35,6 +35,7 @@ class Reads:
     def __init__(
         self,
         *,
+        boot: int,
         raft: RaftNode,
         send: Callable[[NodeId, frames.Frame], bool],
         renew: Callable[[str, SessionId, Callable[[Outcome | None], None]], None],
@@ -43,7 +44,8 @@ class Reads:
         self._raft = raft
         self._send = send
         self._renew = renew
-        self._numbers = itertools.count(1)
+        # From a number drawn for this boot: a late answer to an earlier one must find no question.
+        self._numbers = itertools.count(boot)
         self._open: dict[int, _Question] = {}
         self._unrouted: deque[int] = deque()
         self._refused: list[int] = []

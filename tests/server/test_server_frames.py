@@ -18,7 +18,7 @@ EVERY_KIND: list[frames.Frame] = [
     frames.Refusal("why", replaced=True),
     frames.Raft(b"\x00message"),
     frames.Forward((COMMAND,)),
-    frames.ForwardRefused((1, 2)),
+    frames.ForwardRefused((COMMAND.origin,)),
     frames.ReadRequest(5),
     frames.ReadReply(5, -1),
     frames.KeepaliveRequest(5, "u", "s"),

@@ -38,8 +38,11 @@ class Node:
         return self.bindings.get(node)
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
-        self.bindings[node] = instance
-        self.binding.put_nowait(on_bound)
+        if self.bindings.get(node) == instance:
+            on_bound()
+        else:
+            self.bindings[node] = instance
+            self.binding.put_nowait(on_bound)
 
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         self.received.put_nowait((sender, frame))
