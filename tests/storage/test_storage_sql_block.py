@@ -231,6 +231,10 @@ def test_several_leases_must_all_be_current(sql: SqlStore, session: Session, lea
     with pytest.raises(StaleToken) as refused, fenced(session, sql.fence, lease, stock):
         session.add(Line(token=33))
     assert refused.value.resource == "stock"
+    sql.fence.install(GivenLease(34))
+    with pytest.raises(StaleToken) as refused, fenced(session, sql.fence, stock, lease):
+        session.add(Line(token=33))
+    assert refused.value.resource == "orders"  # whatever their order here, marks are taken in one order
     with pytest.raises(ValueError, match="resource="):
         fenced(session, sql.fence, lease, stock, resource="orders")
     assert sql.lines() == [33]

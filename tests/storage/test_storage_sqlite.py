@@ -68,12 +68,35 @@ def test_the_engine_keeps_its_own_ways(engine: sa.Engine) -> None:
         before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
     fence.install(GivenLease(33), timeout=0.25)
     with fence.write(GivenLease(33)) as connection:
-        connection.execute(journal.insert().values(token=33))
+        for _ in range(2):
+            connection.execute(journal.insert().values(token=33))
+            connection.commit()
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == before
         connection.execute(journal.insert().values(token=0))
         connection.rollback()
-        assert connection.scalars(sa.select(journal.c.token)).all() == [33]
+        assert connection.scalars(sa.select(journal.c.token)).all() == [33, 33]
+
+
+def test_s1_two_installs_do_not_interleave(engine: sa.Engine) -> None:
+    """34 must not be written over a 35 that came between 34's look at the mark and its write."""
+    second = sa.create_engine(engine.url)
+    fence, other = SqlFence(engine), SqlFence(second)
+    fence.install(GivenLease(33))
+    refused: list[Unavailable] = []
+
+    @sa.event.listens_for(engine, "after_cursor_execute")
+    def install_35_meanwhile(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT lockd_fence"):
+            with pytest.raises(Unavailable) as error:
+                other.install(GivenLease(35), timeout=0.01)
+            refused.append(error.value)
+
+    fence.install(GivenLease(34))
+    assert refused
+    sa.event.remove(engine, "after_cursor_execute", install_35_meanwhile)
+    other.install(GivenLease(35))
+    second.dispose()
 
 
 def test_s2_a_token_at_or_under_the_floor_is_not_installed(sql: SqlStore) -> None:
