@@ -7,7 +7,8 @@ limits are part of the state (G11): nothing here reads a clock, a file or a rand
 What it promises
 - At most one grant of a lock lives at a time, and every grant has a higher token than any before,
   of whatever lock (P1, P2, G1).
-- Asking again with the same request id gives the same answer, and an id never holds twice (G3).
+- Asking again with the same request id gives the same answer, and an id never holds twice, as long
+  as `limits` says that ids are remembered (G3).
 - First come, first served; one release wakes exactly the one it grants (G5).
 - A wait that nobody listens for is withdrawn, unless its id comes back in time (G4).
 - The same entries make the same state, byte for byte, whatever Python runs them (G6).

@@ -39,9 +39,9 @@ def _acquire_in_session(state: LockState, command: Command, operation: Acquire) 
         return NO_SESSION
     if session.is_private:
         return Refused("ERR", "a private session holds the one lock it was made for")
-    if isinstance(command.request, str) and command.request:
+    request_id = command.request or 0
+    if isinstance(request_id, str):
         return Refused("ERR", "the request id of a session is a number")
-    request_id = command.request if isinstance(command.request, int) else 0
     if request_id:
         known = session.answers.recall(request_id)
         if known is not None:
@@ -59,22 +59,19 @@ def _acquire_in_session(state: LockState, command: Command, operation: Acquire) 
 
 
 def _acquire_private(state: LockState, command: Command, operation: Acquire) -> Outcome:
-    if isinstance(command.request, int) and command.request:
-        return Refused("ERR", "the request id of a TTL request is a UUID")
     user, uuid = command.user, command.request or ""
-    if isinstance(uuid, str) and uuid:
+    if isinstance(uuid, int):
+        return Refused("ERR", "the request id of a TTL request is a UUID")
+    if uuid:
         known = state.private_answers.recall(user, uuid)
         if known is not None:
             return _answer_again(state, known, command, operation)
-        if len(state.private_answers) >= state.limits.private_requests_max:
-            return _private_requests_full(state.limits)
     if not command.session or command.session in state.sessions:
         return Refused("ERR", "the private session needs an id that is not in use")
     refusal = _in_the_way(state, operation) or too_many_sessions(state)
     if refusal is not None:
-        if isinstance(uuid, str) and uuid:
-            ttl_ms = state.limits.clamp_ttl(operation.ttl_ms)
-            state.keep_private_answer(user, uuid, refusal, ttl_ms=ttl_ms)
+        if uuid:
+            state.private_answers.ended(user, uuid, refusal, state.clock_ms)
         return refusal
     session = state.open_private_session(command.session, user=user, ttl_ms=operation.ttl_ms)
     return _begin(state, session, command, operation)
@@ -166,10 +163,6 @@ def too_many_sessions(state: LockState) -> Refused | None:
     return over_limit("sessions", len(state.sessions) + 1, state.limits.sessions_max)
 
 
-def _private_requests_full(limits: Limits) -> Refused:
-    return over_limit("known TTL requests", limits.private_requests_max + 1, limits.private_requests_max)
-
-
 def _other_lock() -> Refused:
     return Refused("ERR", "this request id was used for another lock")
 
@@ -231,9 +224,7 @@ def cancel(state: LockState, command: Command, operation: Cancel) -> Outcome:
 def _forbid(state: LockState, session: Session | None, command: Command) -> Outcome:
     """Remember an id that hasn't been seen as cancelled: its Acquire may still be on its way."""
     if isinstance(command.request, str):
-        if len(state.private_answers) >= state.limits.private_requests_max:
-            return _private_requests_full(state.limits)
-        state.keep_private_answer(command.user, command.request, CANCELLED, ttl_ms=0)
+        state.private_answers.ended(command.user, command.request, CANCELLED, state.clock_ms)
     elif session is not None:
         session.answers.ended(command.request, CANCELLED)
     return Changed(0)

@@ -6,8 +6,10 @@ that comes late finds out that its time has passed.
 """
 
 import heapq
+from collections import OrderedDict
 
 from lockd.locks.commands import Refused
+from lockd.locks.limits import Limits
 from lockd.locks.queues import Request
 
 GRANT_ENDED = Refused("NOTHELD", "the grant of this request has ended")
@@ -68,28 +70,54 @@ class SessionAnswers:
 
 
 class PrivateAnswers:
-    """The requests with a TTL, by user and UUID. How long to keep an ended one is the caller's."""
+    """The requests with a TTL, by user and UUID.
 
-    __slots__ = ("_known",)
+    An answer is kept for the longest TTL from when its request was over. That is the same time for
+    all, so those that are over stand in the order in which they may be forgotten. More than the
+    limit are never kept: the oldest go first, before their time.
+    """
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Request | Refused] = {}
+    __slots__ = ("_ended", "_limits", "live")
+
+    def __init__(self, limits: Limits) -> None:
+        self.live: dict[tuple[str, str], Request] = {}
+        self._limits = limits
+        # Not a plain dict, which walks over all that have left it to find its oldest.
+        self._ended: OrderedDict[tuple[str, str], tuple[int, Refused]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.live) + len(self._ended)
 
     def recall(self, user: str, uuid: str) -> Request | Refused | None:
-        return self._known.get((user, uuid))
+        """The live request or the answer under this UUID; None for one that may begin."""
+        over = self._ended.get((user, uuid))
+        return self.live.get((user, uuid)) if over is None else over[1]
 
     def began(self, user: str, uuid: str, request: Request) -> None:
-        self._known[user, uuid] = request
+        self.live[user, uuid] = request
 
-    def ended(self, user: str, uuid: str, answer: Refused) -> None:
-        self._known[user, uuid] = answer
+    def ended(self, user: str, uuid: str, answer: Refused, clock_ms: int) -> None:
+        """This UUID is over, also one that never began."""
+        self.live.pop((user, uuid), None)
+        self._ended[user, uuid] = (clock_ms, answer)
+        if len(self._ended) > self._limits.private_answers_kept_max:
+            self._ended.popitem(last=False)
 
-    def forget(self, user: str, uuid: str) -> None:
-        del self._known[user, uuid]
+    def forget_old(self, clock_ms: int) -> None:
+        """Drop answers that have been kept long enough, the oldest first, a bounded number of them."""
+        for _ in range(self._limits.private_answers_forgotten_per_entry):
+            oldest = next(iter(self._ended), None)
+            if oldest is None or clock_ms - self._ended[oldest][0] < self._limits.ttl_ms_max:
+                return
+            del self._ended[oldest]
 
-    def known(self) -> list[tuple[tuple[str, str], Request | Refused]]:
-        """Everything that is remembered, sorted by user and UUID."""
-        return sorted(self._known.items(), key=lambda item: item[0])
+    def kept(self) -> list[tuple[tuple[str, str], tuple[int, Refused]]]:
+        """The finished requests that are remembered, oldest first: whose, and (clock then, answer)."""
+        return list(self._ended.items())
+
+    def check_invariants(self) -> None:
+        """No UUID is live and over; what is over stands by age, and no more than are kept."""
+        assert self.live.keys().isdisjoint(self._ended), "a TTL request is live and over"
+        ages = [ended_ms for ended_ms, _ in self._ended.values()]
+        assert ages == sorted(ages), "answers to TTL requests are out of order"
+        assert len(ages) <= self._limits.private_answers_kept_max, "more TTL requests than are kept"

@@ -8,7 +8,7 @@ import msgspec
 
 from lockd.locks.queues import Lock, Request
 from lockd.locks.sessions import Session
-from lockd.locks.state import ForgetAnswer, LockState, OrphanOver, WaitOver
+from lockd.locks.state import LockState, OrphanOver, WaitOver
 
 
 def fingerprint(state: LockState) -> bytes:
@@ -32,8 +32,7 @@ def _parts(state: LockState) -> Iterator[tuple[Any, ...]]:
         yield from _session_parts(state.sessions[session_id])
     for name in sorted(state.locks):
         yield from _lock_parts(state.locks[name])
-    for key, answer in state.private_answers.known():
-        yield ("private", key, answer.ticket if isinstance(answer, Request) else answer)
+    yield ("private answers", state.private_answers.kept())
     yield ("timers", state.timers.sequence)
     for due_ms, number, action in state.timers.in_order():
         match action:
@@ -41,8 +40,6 @@ def _parts(state: LockState) -> Iterator[tuple[Any, ...]]:
                 yield ("wait over", due_ms, number, request.ticket)
             case OrphanOver(request):
                 yield ("orphan over", due_ms, number, request.ticket)
-            case ForgetAnswer(user, uuid):
-                yield ("forget", due_ms, number, user, uuid)
 
 
 def _session_parts(session: Session) -> Iterator[tuple[Any, ...]]:

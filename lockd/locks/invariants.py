@@ -2,7 +2,7 @@
 
 from lockd.ids import TOKEN_MAX
 from lockd.locks.queues import Lock, Phase, Request
-from lockd.locks.state import ForgetAnswer, LockState, OrphanOver, WaitOver
+from lockd.locks.state import LockState, OrphanOver, WaitOver
 from lockd.locks.timers import NO_TIMER
 
 
@@ -21,6 +21,7 @@ def check(state: LockState) -> None:
     assert len(set(tokens)) == len(tokens), "P2: two grants have one token"
     assert all(0 < token <= state.token for token in tokens), "P2: a grant has a token not drawn"
     _check_sessions(state, live)
+    _check_private_answers(state, live)
     _check_waits(state, live)
     _check_timers(state, live)
 
@@ -79,6 +80,12 @@ def _check_sessions(state: LockState, live: dict[int, Request]) -> None:
             assert session.lease_running != bool(waiting), "a private lease runs from the grant"
 
 
+def _check_private_answers(state: LockState, live: dict[int, Request]) -> None:
+    named = [request for request in live.values() if isinstance(request.id, str) and request.id]
+    assert len(state.private_answers.live) == len(named), "a UUID is kept as live and is over"
+    state.private_answers.check_invariants()
+
+
 def _check_waits(state: LockState, live: dict[int, Request]) -> None:
     waiting = [request for request in live.values() if request.phase is Phase.WAITING]
     assert state.waiters == len(waiting), "waiters are miscounted"
@@ -92,7 +99,6 @@ def _check_timers(state: LockState, live: dict[int, Request]) -> None:
     expected += sum(
         request.wait_timer != NO_TIMER for request in live.values() if request.phase is Phase.WAITING
     )
-    expected += sum(not isinstance(answer, Request) for _, answer in state.private_answers.known())
     assert len(state.timers) == expected, "a timer without its subject, or the reverse"
     for due_ms, number, action in state.timers.in_order():
         assert due_ms > state.clock_ms, f"timer {number} was due at {due_ms}"
@@ -103,6 +109,3 @@ def _check_timers(state: LockState, live: dict[int, Request]) -> None:
             case OrphanOver(request):
                 assert request.orphan_timer == number, f"timer {number} is not its request's"
                 assert live.get(request.ticket) is request, f"timer {number} is of a request that is over"
-            case ForgetAnswer(user, uuid):
-                known = state.private_answers.recall(user, uuid)
-                assert known is not None, f"timer {number} forgets what is not known"

@@ -19,8 +19,9 @@ class Limits:
 
     ttl_ms_min: int = 1_000
     """A shorter TTL becomes this."""
-    ttl_ms_max: int = 86_400_000
-    """A longer TTL becomes this: one day."""
+    ttl_ms_max: int = 3_600_000
+    """A longer TTL becomes this: one hour. For as long the UUID of a TTL request that is over is
+    known (G3), so a higher ceiling costs memory on every node."""
     wait_ms_max: int = 7 * 86_400_000
     """A longer WAIT is refused; WAIT FOREVER has no deadline."""
 
@@ -30,13 +31,13 @@ class Limits:
     """How many locks a session may hold or wait for at one time."""
     answers_per_session_kept: int = 1_024
     """Answers to requests that are over; older ids are at or under the floor (G3)."""
-    private_requests_max: int = 2_000_000
-    """UUIDs of TTL requests known at one time, over all users."""
-    private_answer_kept_ms: int = 600_000
-    """How long the UUID of a TTL request is known after its session ended: this, or its own TTL
-    when that is longer. SAFETY G3 asks for one longest TTL; the ceiling of a day would let one
-    client fill the memory of every node with ended requests. What a copy that is later still can
-    do is hold its lock for one TTL, since nobody keeps its session alive."""
+    private_answers_kept_max: int = 500_000
+    """Answers to TTL requests that are over, of all users. Beyond it the oldest is forgotten before
+    its time: memory stays bounded (C10), and who asks for much costs others no lock (P6). What a
+    copy that is later still can do is hold its lock for one TTL: nobody keeps its session alive."""
+    private_answers_forgotten_per_entry: int = 1_000
+    """How many of those whose time is over may go with one entry. After an idle hour all of them
+    are due at once, and apply must not stop for as long as that takes."""
 
     lock_name_bytes_max: int = LOCK_NAME_BYTES_MAX
     session_id_bytes_max: int = 64

@@ -45,13 +45,6 @@ class OrphanOver(NamedTuple):
     request: Request
 
 
-class ForgetAnswer(NamedTuple):
-    """Timer: the UUID of an ended TTL request need not be known any more (G3)."""
-
-    user: str
-    uuid: str
-
-
 class LeaseEvent(enum.Enum):
     """What the state tells the leader's lease book."""
 
@@ -95,9 +88,9 @@ class LockState:
         """Those that are held or waited for."""
         self.waiters = 0
         """Requests that wait, over all locks."""
-        self.private_answers = PrivateAnswers()
+        self.private_answers = PrivateAnswers(self.limits)
         self.waits = WaitsByOrigin()
-        self.timers: Timers[WaitOver | OrphanOver | ForgetAnswer] = Timers()
+        self.timers: Timers[WaitOver | OrphanOver] = Timers()
 
         # What the last apply caused. Not part of the state.
         self.completions: list[Completion] = []
@@ -237,13 +230,7 @@ class LockState:
             if request.id:
                 session.answers.ended(request.id, answer)
         elif request.id:
-            self.keep_private_answer(session.user, request.id, answer, ttl_ms=session.ttl_ms)
-
-    def keep_private_answer(self, user: str, uuid: str, answer: Refused, *, ttl_ms: int) -> None:
-        """Remember the UUID of a TTL request that is over, or that must never begin (G3)."""
-        self.private_answers.ended(user, uuid, answer)
-        kept_ms = max(ttl_ms, self.limits.private_answer_kept_ms)
-        self.timers.set(self.clock_ms + kept_ms, ForgetAnswer(user, uuid))
+            self.private_answers.ended(session.user, request.id, answer, self.clock_ms)
 
     def _stop_waiting(self, request: Request, outcome: Outcome) -> None:
         """Take a waiter out of its queue, and tell its origin why unless it is an orphan."""
@@ -300,16 +287,15 @@ class LockState:
     # The clock, by T1.
 
     def advance_clock(self, stamp_ms: int) -> None:
-        """Move the clock to `stamp_ms`, never back, and fire what is due, first deadlines first."""
+        """Move the clock to `stamp_ms`, never back; forget old answers; fire what is due, in order."""
         self.clock_ms = max(self.clock_ms, stamp_ms)
+        self.private_answers.forget_old(self.clock_ms)
         while (due := self.timers.take_due(self.clock_ms)) is not None:
             match due:
                 case WaitOver(request):
                     self.end_request(request, self.timed_out(request))
                 case OrphanOver(request):
                     self.end_request(request, _WITHDRAWN)
-                case ForgetAnswer(user, uuid):
-                    self.private_answers.forget(user, uuid)
 
     # Refusals that tell who is in the way.
 

@@ -82,12 +82,16 @@ class Reference:
         self.live: list[Request] = []
         """In the order of arrival, which is the order of every queue."""
         self.answers: dict[tuple[str, int | str], str] = {}
-        self.forget: list[tuple[Due, tuple[str, int | str]]] = []
+        self.over: list[tuple[int, tuple[str, int | str]]] = []
+        """The TTL requests among them, oldest first: the clock when each ended, and its key."""
         self.out: list[Said] = []
 
     def apply(self, stamp_ms: int, *commands: Command) -> list[Said]:
         self.out = []
         self.clock_ms = max(self.clock_ms, stamp_ms)
+        for _ in range(self.limits.private_answers_forgotten_per_entry):
+            if self.over and self.over[0][0] + self.limits.ttl_ms_max <= self.clock_ms:
+                self._forget_oldest()
         while self._fire_first():
             pass
         for command in commands:
@@ -101,22 +105,11 @@ class Reference:
         return [r for r in self.live if r.lock == lock and not r.token]
 
     def _fire_first(self) -> bool:
-        due: list[tuple[Due, str, object]] = []
-        for request in self.live:
-            if request.wait:
-                due.append((request.wait, "TIMEOUT", request))
-            if request.orphan:
-                due.append((request.orphan, "TIMEOUT", request))
-        due.extend((at, "forget", key) for at, key in self.forget)
-        due = sorted((entry for entry in due if entry[0][0] <= self.clock_ms), key=lambda entry: entry[0])
-        if not due:
+        timers = [(due, request) for request in self.live for due in (request.wait, request.orphan) if due]
+        due, first = min(timers, key=lambda timer: timer[0], default=((0, 0), None))
+        if first is None or due[0] > self.clock_ms:
             return False
-        at, what, subject = due[0]
-        if isinstance(subject, Request):
-            self._end(subject, what)
-        else:
-            self.forget = [entry for entry in self.forget if entry[0] != at]
-            del self.answers[subject]  # type: ignore[arg-type]
+        self._end(first, "TIMEOUT")
         return True
 
     def _decide(self, command: Command) -> tuple[object, ...]:
@@ -190,7 +183,7 @@ class Reference:
         if not refused and acquire.wait_ms == 0 and self.holder(acquire.lock):
             refused = "BUSY"
         if refused:
-            self._remember(request, refused, self.limits.clamp_ttl(acquire.ttl_ms))
+            self._remember(request, refused)
             return ("refused", refused)
         if private:
             ttl_ms = self.limits.clamp_ttl(acquire.ttl_ms)
@@ -244,7 +237,7 @@ class Reference:
                 self._end(request, "ERR")
                 return ("changed", 1)
         if wanted.key not in self.answers:
-            self._remember(wanted, "ERR", 0)
+            self._remember(wanted, "ERR")
         return ("changed", 0)
 
     def _release(self, command: Command, lock: str, token: int) -> tuple[object, ...]:
@@ -314,15 +307,20 @@ class Reference:
         if not request.token and not request.orphan:
             self.out.append((request.origin, ("refused", answer)))
         self.live.remove(request)
-        self._remember(request, answer, self.sessions[request.session].ttl_ms)
+        self._remember(request, answer)
 
-    def _remember(self, request: Request, answer: str, ttl_ms: int) -> None:
-        if request.id:
-            self.answers[request.key] = answer
-            if request.private:
-                self.forget.append(
-                    (self._timer(max(ttl_ms, self.limits.private_answer_kept_ms)), request.key)
-                )
+    def _remember(self, request: Request, answer: str) -> None:
+        if not request.id:
+            return
+        self.answers[request.key] = answer
+        if request.private:
+            self.over.append((self.clock_ms, request.key))
+            if len(self.over) > self.limits.private_answers_kept_max:
+                self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, key = self.over.pop(0)
+        del self.answers[key]
 
     def _wake(self, lock: str) -> None:
         waiting = self.queue(lock)

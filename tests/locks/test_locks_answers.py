@@ -192,21 +192,55 @@ def test_g3_a_private_session_ends_with_its_lock_and_a_late_copy_is_refused(stat
     assert state.machine.stats.sessions == 2
     assert state.release("a", 1, "p1") == 0, "G7"
     assert state.acquire("a", "p2", ttl_ms=5_000, request=PRIVATE).refused.code == "NOTHELD"
-    state.pass_ms(state.machine.state.limits.private_answer_kept_ms - 1)
+
+
+def test_g3_a_uuid_is_remembered_for_one_longest_ttl_after_its_session_ended(state: ClusterState) -> None:
+    longest_ms = Limits().ttl_ms_max
+    state.acquire("a", "p1", ttl_ms=5_000, request=PRIVATE)
+    state.pass_ms(7 * longest_ms)
+    assert state.acquire("a", "p2", ttl_ms=5_000, request=PRIVATE).granted.token == 1, "it lives"
+    state.close("p1")
+    state.pass_ms(longest_ms - 1)
     assert state.acquire("a", "p3", ttl_ms=5_000, request=PRIVATE).refused.code == "NOTHELD"
     state.pass_ms(1)
     assert state.machine.stats.private_requests == 0, "forgotten"
     assert state.acquire("a", "p4", ttl_ms=5_000, request=PRIVATE).granted.session == "p4"
+    state.pass_ms(longest_ms)
+    assert state.holder_token("a") == 2, "begun anew, it is not forgotten with the first"
+    assert state.acquire("a", "p5", ttl_ms=5_000, request=PRIVATE).granted.session == "p4"
 
 
-def test_g3_a_uuid_is_remembered_for_its_own_ttl_when_that_is_longer() -> None:
-    state = ClusterState(Limits(private_answer_kept_ms=1_000))
-    state.acquire("a", "p1", ttl_ms=9_000, request=PRIVATE)
-    state.close("p1")
-    state.pass_ms(8_999)
-    assert state.acquire("a", "p2", ttl_ms=9_000, request=PRIVATE).refused.code == "NOTHELD"
-    state.pass_ms(1)
-    assert state.acquire("a", "p3", ttl_ms=9_000, request=PRIVATE).granted.token == 2
+def test_c10_the_oldest_uuids_that_are_over_are_forgotten_and_nobody_is_refused() -> None:
+    """P6: whoever fills the memory of answers costs others no lock, and no request that lives."""
+    state = ClusterState(Limits(private_answers_kept_max=3))
+    state.acquire("mine", "p0", ttl_ms=5_000, request="live")
+    for n in range(1, 6):
+        state.acquire("a", f"p{n}", ttl_ms=5_000, request=f"u{n}", user="bob")
+        assert state.close(f"p{n}", user="bob").count == 1
+    assert state.machine.stats.private_requests == 4
+    for known in ("u3", "u4", "u5"):
+        assert state.acquire("a", "p9", ttl_ms=5_000, request=known, user="bob").refused.code == "NOTHELD"
+    assert state.acquire("a", "p9", ttl_ms=5_000, request="u2", user="bob").granted.session == "p9"
+    assert state.acquire("mine", "p8", ttl_ms=5_000, request="live").granted.session == "p0"
+
+
+def test_c10_uuids_that_are_due_together_are_forgotten_over_several_entries() -> None:
+    """After an idle hour one entry must not cost as much as all that ended in the hour before it."""
+    state = ClusterState(Limits(private_answers_forgotten_per_entry=2))
+    for n in range(5):
+        state.cancel("a", "", f"u{n}")
+    state.stamp_ms = Limits().ttl_ms_max
+    left = []
+    for _ in range(4):
+        state.apply()
+        left.append(state.machine.stats.private_requests)
+    assert left == [3, 1, 0, 0]
+
+
+def test_forgetting_a_uuid_wakes_nobody(state: ClusterState) -> None:
+    """It happens with whatever entry comes next: an idle cluster writes none for it."""
+    state.cancel("a", "", PRIVATE)
+    assert state.machine.next_timer_ms() is None
 
 
 def test_g3_a_refused_ttl_request_leaves_no_session_and_stays_refused(state: ClusterState) -> None:

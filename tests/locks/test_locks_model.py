@@ -26,7 +26,7 @@ from lockd.locks.limits import Limits
 from lockd.locks.machine import LockMachine
 from tests.locks.reference import Reference, said
 
-LIMITS = Limits(private_answer_kept_ms=3_000)
+LIMITS = Limits(ttl_ms_max=3_000, private_answers_kept_max=3, private_answers_forgotten_per_entry=2)
 SESSIONS = st.sampled_from(("s1", "s2", "s3"))
 LOCKS = st.sampled_from(("a", "b"))
 OWNERS = st.sampled_from(("", "t1", "t2"))

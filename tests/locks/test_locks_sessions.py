@@ -30,6 +30,7 @@ def expire(*sessions: str) -> ExpireSessions:
 
 def test_a_session_is_opened_with_its_ttl_between_floor_and_ceiling(state: ClusterState) -> None:
     limits = Limits()
+    assert limits.ttl_ms_max == 3_600_000
     assert state.open("s1", ttl_ms=5_000).last == SessionOpened("s1", 5_000)
     assert state.open("s2", ttl_ms=1).last == SessionOpened("s2", limits.ttl_ms_min)
     assert state.open("s3", ttl_ms=10**18).last == SessionOpened("s3", limits.ttl_ms_max)
@@ -200,14 +201,6 @@ def test_limits_are_named_when_they_refuse() -> None:
     state.acquire("b", "s1")
     state.acquire("c", "s1")
     assert state.acquire("d", "s1").refused.text == "locks held and waited for in a session: 4, at most 3"
-
-
-def test_the_uuids_of_ttl_requests_are_limited() -> None:
-    state = ClusterState(Limits(private_requests_max=1))
-    state.acquire("a", "p1", ttl_ms=1_000, request="u1")
-    assert state.acquire("b", "p2", ttl_ms=1_000, request="u2").refused.code == "LIMIT"
-    assert state.cancel("b", "", "u2").refused.code == "LIMIT"
-    assert state.acquire("a", "p3", ttl_ms=1_000, request="u1").granted.token == 1, "a retry needs no room"
 
 
 @pytest.mark.parametrize(
