@@ -27,6 +27,8 @@ from lockd.server.turns import Client, Kind, Turn, Unsent
 
 log = logging.getLogger(__name__)
 
+_IN_LOG = (Kind.LOG, Kind.WAIT)
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -153,7 +155,8 @@ class Connection(asyncio.Protocol):
         self._ended = True
         self._behind.clear()
         unsent = self._unsent + [turn.unsent for turn in self._turns if turn.unsent is not None]
-        if self.client.waits or any(turn.reply is None for turn in self._turns):
+        # Only for those who may wait in the log: a stranger's hang-up writes nothing into it (P6).
+        if self.client.waits or any(turn.reply is None and turn.kind in _IN_LOG for turn in self._turns):
             self._service.gone(self.client)
         self._turns.clear()
         self._output.clear()

@@ -88,5 +88,5 @@ class Service:
         rule.start(request, client, turn)
 
     def gone(self, client: Client) -> None:
-        """The connection has ended with commands unanswered or waits open (G4)."""
+        """The connection has ended with log commands unanswered or waits open (G4)."""
         self._driver.connection_gone(client.number)

@@ -298,6 +298,24 @@ def test_a_connection_that_says_nothing_hurts_nobody(run: Run) -> None:
     run(main())
 
 
+@run_on_loops()
+def test_a_hang_up_during_a_read_writes_nothing_into_the_log(run: Run) -> None:
+    """P6: else whoever may look could fill the disk."""
+
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.client()
+            served.node.hold_back()
+            client.send("LOCK.INSPECT", "k")
+            await served.until(lambda: served.node._reads)
+            client.abort()
+            await served.until(lambda: served.listener.clients == 0)
+            served.node.let_go()
+            assert served.node.gone == []
+
+    run(main())
+
+
 def test_a_fault_of_ours_in_reading_costs_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """P6: even if parsing had a bug, its sender alone would pay for it."""
 
