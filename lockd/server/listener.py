@@ -38,6 +38,8 @@ class Listener:
         self._limits = limits or ConnectionLimits()
         self._clients_max = clients_max
         self._connections: dict[int, Connection] = {}
+        self._refused = 0
+        """Since they were last logged: one line for many, or refusing would fill the log (P6)."""
         self._numbers = itertools.count(1)
         self._service = Service(driver, users, count_clients=lambda: len(self._connections))
         self._server: asyncio.Server | None = None
@@ -87,7 +89,7 @@ class Listener:
 
     def _come_in(self) -> asyncio.Protocol:
         if len(self._connections) >= self._clients_max:
-            log.warning("a client is refused: %d are connected", len(self._connections))
+            self._refused += 1
             return _Turned(encode_error("LIMIT", f"clients of this node: at most {self._clients_max}"))
         return Connection(
             self._service,
@@ -112,6 +114,9 @@ class Listener:
         now = loop.time()
         for connection in list(self._connections.values()):
             connection.check_time(now)
+        if self._refused:
+            log.warning("%d clients were refused: at most %d are let in", self._refused, self._clients_max)
+            self._refused = 0
         limits = self._limits
         interval = min(limits.partial_s, limits.stall_s, limits.login_s) / 4
         self._watch = loop.call_later(interval, self._check_time)
