@@ -83,8 +83,8 @@ class Peer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def listen(self, port: int) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+    async def listen(self, port: int, *, host: str = "127.0.0.1") -> None:
+        self._server = await asyncio.start_server(self._serve, host, port)
 
     async def stop(self) -> None:
         """Be gone: connections too."""
