@@ -9,6 +9,7 @@ node that is not sure of itself must not vote.
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import ssl
@@ -60,6 +61,7 @@ class Node:
             draw_instance=lambda: InstanceId(secrets.token_hex(16)),
         )
         self._bindings = dict(recovered.bindings)
+        self._durable_bindings = set(recovered.bindings)
         self._boot = secrets.randbits(62) + 1
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
@@ -125,8 +127,17 @@ class Node:
         return self._bindings.get(node)
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
-        self._bindings[node] = instance
-        self.driver.bind_peer(node, instance, on_bound)
+        """Bind a peer whose id is free or bound to this very instance."""
+
+        def now_durable() -> None:
+            self._durable_bindings.add(node)
+            on_bound()
+
+        if node in self._durable_bindings:
+            on_bound()
+        else:
+            self._bindings[node] = instance  # from here on no other instance is taken for it
+            self.driver.bind_peer(node, instance, now_durable)
 
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         with self._stops_on_error():
@@ -157,6 +168,7 @@ class Node:
             await self._stopping.wait()
         finally:
             await self._stop()
+        log.info("stopped")
         return self._exit_status
 
     async def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -166,12 +178,12 @@ class Node:
             lambda error: _from_thread(loop, self._fail, error),
         )
         peers = tuple(node for node in self.driver.addresses if node != config.node_id)
-        try:
+        with _listening("listen-peer", config.listen_peer):
             await self.network.start(config.listen_peer, peers)
+        with _listening("listen-client", config.listen_client):
             await self.listener.start(config.listen_client, tls=self._client_tls)
+        with _listening("listen-http", config.listen_http):
             await self.admin.start(config.listen_http, config.tls_cert, config.tls_key)
-        except OSError as error:
-            raise ConfigError(f"cannot listen: {error.strerror or error}") from error
         log.info(
             "node %d (instance %s) serves clients on %s, peers on %s, HTTP on %s, data in %s",
             config.node_id,
@@ -189,7 +201,6 @@ class Node:
         await self.admin.stop()
         await self.network.stop()
         await asyncio.to_thread(self._wal.close)
-        log.info("stopped")
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         # The next tick is set from now: ticks missed while the process was paused stay missed.
@@ -245,6 +256,17 @@ class Node:
     @property
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
+
+
+@contextlib.contextmanager
+def _listening(setting: str, address: Address) -> Iterator[None]:
+    """Say which address could not be had, as ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        # uvloop's texts repeat the address; a resolver's numbers are negative and not the system's.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise ConfigError(f"{setting}: cannot listen on {address}: {reason}") from error
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[..., None], argument: object) -> None:

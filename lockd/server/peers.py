@@ -9,6 +9,7 @@ be sent are dropped: Raft repeats itself, and callers have deadlines.
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ log = logging.getLogger(__name__)
 SEND_BUFFER_BYTES_MAX = 16 * 1024 * 1024
 """A peer that does not read is cut off from new frames at this backlog (SAFETY C10)."""
 HANDSHAKE_SECONDS_MAX = 5.0
+HANDSHAKE_BYTES_MAX = 4096
+"""A body of Hello, Welcome or Refusal."""
+STRANGERS_MAX = 64
+"""Connections that have not been welcomed; one more costs the oldest its place (SAFETY P6, C10)."""
+SILENT_HOST_MS_MAX = 5000
+"""A host that acknowledges nothing for so long is gone, or cut off: its connections end."""
 REDIAL_SECONDS_MIN = 0.05
 REDIAL_SECONDS_MAX = 1.0
 
@@ -48,7 +55,7 @@ class Local(Protocol):
         """The instance durably bound to a peer's id, if any."""
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
-        """Bind durably, then call back."""
+        """Bind durably, then call back; at once when that is durable already."""
 
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         """A frame of a peer that is bound. Raises FrameError on nonsense."""
@@ -75,7 +82,7 @@ class PeerNetwork:
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._outgoing: dict[NodeId, asyncio.WriteTransport] = {}
-        self._incoming: set[_Incoming] = set()
+        self._incoming: dict[_Incoming, None] = {}
         self._dialers: dict[NodeId, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
 
@@ -87,9 +94,12 @@ class PeerNetwork:
             listen.host,
             listen.port,
             ssl=self._server_tls,
+            ssl_handshake_timeout=None if self._server_tls is None else HANDSHAKE_SECONDS_MAX,
         )
         for peer in peers:
-            self._dialers[peer] = loop.create_task(self._keep_dialling(peer), name=f"dial node {peer}")
+            dialer = loop.create_task(self._keep_dialling(peer), name=f"dial node {peer}")
+            dialer.add_done_callback(_report_failure)
+            self._dialers[peer] = dialer
 
     @property
     def port(self) -> int:
@@ -111,7 +121,10 @@ class PeerNetwork:
     def send(self, node: NodeId, frame: frames.Frame) -> bool:
         """Hand the frame to the peer's connection; False when there is none or it is clogged."""
         transport = self._outgoing.get(node)
-        if transport is None or transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX:
+        # A closed one stays here until its dialer's turn; uvloop raises on a write to it.
+        if transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX:
             return False
         cluster, _ = self._local.identity()
         transport.write(frames.encode(frame, cluster=cluster, instance=self._me.instance))
@@ -144,6 +157,9 @@ class PeerNetwork:
         async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
             reader, writer = await asyncio.open_connection(address.host, address.port, ssl=self._client_tls)
         try:
+            if writer.is_closing():
+                raise ConnectionResetError("the peer closed the connection at once")
+            _notice_silent_host(writer.transport)
             cluster, incarnation = self._local.identity()
             hello = frames.Hello(
                 self._me.node_id, peer, incarnation, self._me.boot, self._me.voters, self._me.version
@@ -162,9 +178,10 @@ class PeerNetwork:
 
     def _check_welcome(self, peer: NodeId, header: frames.Header, answer: frames.Frame) -> None:
         if isinstance(answer, frames.Refusal):
+            reason = " ".join(answer.reason.split())  # it goes into the log: one line
             if answer.replaced:
-                self._local.on_replaced(peer, answer.reason)
-            raise frames.FrameError(f"refused: {answer.reason}")
+                self._local.on_replaced(peer, reason)
+            raise frames.FrameError(f"refused: {reason}")
         if not isinstance(answer, frames.Welcome) or answer.sender != peer:
             raise frames.FrameError(f"whoever answered is not node {peer}")
         bound = self._local.bound_instance(peer)
@@ -175,24 +192,28 @@ class PeerNetwork:
 class _Incoming(asyncio.Protocol):
     """A connection that a peer has dialled: Hello, then its frames."""
 
-    def __init__(self, me: Introduction, local: Local, registry: set["_Incoming"]) -> None:
+    def __init__(self, me: Introduction, local: Local, registry: dict["_Incoming", None]) -> None:
         self._me = me
         self._local = local
         self._registry = registry
         self._buffer = bytearray()
         self._header: frames.Header | None = None
-        self._hello: tuple[NodeId, InstanceId] | None = None
-        self._welcomed = False
+        self.caller: tuple[NodeId, InstanceId] | None = None
+        self.welcomed = False
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclasses
-        self._registry.add(self)
+        self._registry[self] = None
+        _notice_silent_host(transport)
+        strangers = [other for other in self._registry if not other.welcomed]
+        if len(strangers) > STRANGERS_MAX:
+            strangers[0].close("too many connections without a handshake")
         asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self._give_up_on_stranger)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
-        self._registry.discard(self)
+        self._registry.pop(self, None)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -204,19 +225,21 @@ class _Incoming(asyncio.Protocol):
 
     def close(self, reason: str) -> None:
         if self._transport is not None:
-            log.info("closing the connection from %s: %s", self._hello or "a stranger", reason)
+            log.info("closing the connection from %s: %s", self.caller or "a stranger", reason)
             self._transport.close()
             self._transport = None
+            self._registry.pop(self, None)
 
     def _give_up_on_stranger(self) -> None:
-        if not self._welcomed:
+        if not self.welcomed:
             self.close("no handshake in time")
 
     def _next_frame(self) -> tuple[frames.Header, frames.Frame] | None:
         if self._header is None:
             if len(self._buffer) < frames.HEADER.size:
                 return None
-            self._header = frames.decode_header(bytes(self._buffer[: frames.HEADER.size]))
+            header = frames.decode_header(bytes(self._buffer[: frames.HEADER.size]))
+            self._header = header if self.welcomed else _checked_stranger(header)
             del self._buffer[: frames.HEADER.size]
         if len(self._buffer) < self._header.length:
             return None
@@ -226,15 +249,15 @@ class _Incoming(asyncio.Protocol):
         return header, frames.decode_body(header, body)
 
     def _on_frame(self, header: frames.Header, frame: frames.Frame) -> None:
-        if self._hello is None:
+        if self.caller is None:
             if not isinstance(frame, frames.Hello):
                 raise frames.FrameError(f"{header.kind.name} frame before Hello")
             self._on_hello(header, frame)
             return
-        sender, instance = self._hello
+        sender, instance = self.caller
         cluster, _ = self._local.identity()
         if (
-            not self._welcomed
+            not self.welcomed
             or header.instance != instance
             or (cluster and header.cluster not in ("", cluster))
         ):
@@ -249,11 +272,8 @@ class _Incoming(asyncio.Protocol):
             self._write(refusal)
             self.close(refusal.reason)
             return
-        self._hello = sender, header.instance
-        if self._local.bound_instance(sender) == header.instance:
-            self._welcome()
-        else:
-            self._local.bind_peer(sender, header.instance, self._welcome)
+        self.caller = sender, header.instance
+        self._local.bind_peer(sender, header.instance, self._welcome)
 
     def _objection(self, header: frames.Header, hello: frames.Hello) -> frames.Refusal | None:
         cluster, incarnation = self._local.identity()
@@ -265,12 +285,14 @@ class _Incoming(asyncio.Protocol):
         if header.cluster and cluster and header.cluster != cluster:
             return frames.Refusal(f"this node is of cluster {cluster}, not {header.cluster}", replaced=False)
         if hello.incarnation and incarnation and hello.incarnation != incarnation:
-            reason = f"this cluster's incarnation is {incarnation}, not {hello.incarnation}: it was restored"
+            reason = (
+                f"this cluster's incarnation is {incarnation}, not {hello.incarnation!r}: it was restored"
+            )
             return frames.Refusal(reason, replaced=False)
         if not (header.cluster and cluster) and hello.voters != self._me.voters:
-            theirs, ours = (",".join(map(str, voters)) for voters in (hello.voters, self._me.voters))
+            those, ours = (",".join(map(str, voters)) for voters in (hello.voters, self._me.voters))
             return frames.Refusal(
-                f"founded with nodes {theirs}; this node was founded with {ours}", replaced=False
+                f"founded with nodes {those}; this node was founded with {ours}", replaced=False
             )
         if bound is not None and bound != header.instance:
             return frames.Refusal(
@@ -281,7 +303,12 @@ class _Incoming(asyncio.Protocol):
         return None
 
     def _welcome(self) -> None:
-        self._welcomed = True
+        if self._transport is None:
+            return
+        for other in [other for other in self._registry if other.caller == self.caller]:
+            if other is not self:
+                other.close("the peer has dialled again")  # its host may have vanished without a word
+        self.welcomed = True
         self._write(frames.Welcome(self._me.node_id))
 
     def _write(self, frame: frames.Frame) -> None:
@@ -291,5 +318,33 @@ class _Incoming(asyncio.Protocol):
 
 
 async def _read_frame(reader: asyncio.StreamReader) -> tuple[frames.Header, frames.Frame]:
-    header = frames.decode_header(await reader.readexactly(frames.HEADER.size))
+    header = _checked_stranger(frames.decode_header(await reader.readexactly(frames.HEADER.size)))
     return header, frames.decode_body(header, await reader.readexactly(header.length))
+
+
+def _checked_stranger(header: frames.Header) -> frames.Header:
+    """What a stranger announces is kept in memory: no more than a handshake needs (P6)."""
+    if header.length > HANDSHAKE_BYTES_MAX:
+        raise frames.FrameError(f"a frame of {header.length} bytes before the handshake")
+    return header
+
+
+def _notice_silent_host(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel end a connection whose other host is gone or cut off.
+
+    It would go on for a quarter of an hour, with retries up to two minutes apart: a healed
+    partition would stay one for that long.
+    """
+    end = transport.get_extra_info("socket")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_HOST_MS_MAX)
+
+
+def _report_failure(dialer: asyncio.Task[None]) -> None:
+    """A dialer ends by being cancelled. Any other end is a fault, and the node must hear of it."""
+    if not dialer.cancelled() and (error := dialer.exception()) is not None:
+        report = {"message": f"{dialer.get_name()} has failed", "exception": error}
+        dialer.get_loop().call_exception_handler(report)
