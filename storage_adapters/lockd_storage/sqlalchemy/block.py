@@ -98,7 +98,8 @@ class FencedBlock:
     def _on_statement(self, connection: Connection, *_: Any) -> None:
         # Without a transaction it is an engine's own "begin" listener that speaks, as in SQLAlchemy's
         # BEGIN recipe for SQLite: the transaction's first statement is yet to come.
-        if connection.in_transaction():
+        transaction = connection.get_transaction()
+        if transaction is not None and transaction is not self._checked:
             self._admit(connection)
 
     def _admit(self, connection: Connection) -> None:

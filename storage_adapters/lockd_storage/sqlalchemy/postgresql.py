@@ -81,7 +81,7 @@ class _Blockers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._done = Event()
-        self._failure: SQLAlchemyError | None = None
+        self._failure = "older transactions did not end"
         self._thread: Thread | None = None
 
     def end_for(self, waiting_pid: int) -> None:
@@ -96,7 +96,7 @@ class _Blockers:
 
     def report(self) -> str:
         """Why the blockers are still there, for the error's text."""
-        return "older transactions did not end" if self._failure is None else str(self._failure)
+        return self._failure
 
     def _run(self, waiting_pid: int) -> None:
         try:
@@ -104,8 +104,10 @@ class _Blockers:
                 while not self._done.wait(BLOCKER_POLL_SECONDS):
                     connection.execute(_END_BLOCKERS, {"pid": waiting_pid})
                     connection.rollback()
-        except SQLAlchemyError as error:  # told by report(): the role may lack pg_signal_backend
-            self._failure = error
+        except DBAPIError as error:  # told by report(): the role may lack pg_signal_backend
+            self._failure = str(error.orig)
+        except SQLAlchemyError as error:  # and so is a pool that has no second connection to give
+            self._failure = str(error)
 
 
 def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blockers | None) -> bool:
