@@ -206,7 +206,8 @@ class _Story:
         if row is None:
             return None
         pids = {str(self._stage.pid(f"scheduler {name}")): name for name in self._schedulers()}
-        name = pids.get(row.holder.rpartition(":")[2])
+        _, pid, _ = row.holder.rsplit(":", 2)  # host, process, a number of its own
+        name = pids.get(pid)
         return None if name is None else (name, int(row.token))
 
     def _schedulers(self) -> list[str]:
