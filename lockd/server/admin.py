@@ -16,11 +16,17 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lockd.ids import NO_NODE
 from lockd.server.config import Address
 from lockd.server.driver import Driver
 from lockd.server.metrics import NodeMetrics
+
+CONNECTIONS_MAX = 256
+STALL_S = 5.0
+"""A connection on which no answer leaves for so long is ended; answers take milliseconds."""
+_GRACE_S = 2
 
 
 class Served(Protocol):
@@ -58,17 +64,24 @@ class AdminServer:
             lifespan="off",
             log_config=None,
             access_log=False,
+            http=_Connection,
+            ws="none",
+            timeout_graceful_shutdown=_GRACE_S,
             ssl_certfile=cert,
             ssl_keyfile=key,
         )
         self._server = _Server(config)
-        socket = await _bind(listen)
-        self._task = asyncio.get_running_loop().create_task(self._server.serve([socket]), name="http")
+        bound = await _bind(listen)
+        self._task = asyncio.get_running_loop().create_task(self._server.serve([bound]), name="http")
+        self._task.add_done_callback(_report_failure)
 
     async def stop(self) -> None:
+        """Close every connection, those with an answer on its way after a short grace."""
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
-            await self._task
+            done, _ = await asyncio.wait([self._task], timeout=2 * _GRACE_S)
+            if not done:
+                self._task.cancel()
 
     async def _healthz(self, _: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -89,12 +102,50 @@ class AdminServer:
         return Response(self._metrics.render(), media_type=self._metrics.content_type)
 
 
+class _Connection(H11Protocol):
+    """One connection. There is no room for one too many, nor for one that is only kept (P6)."""
+
+    _answers = 0
+    _answers_before = -1
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
+        else:
+            self._check_progress()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._answers += 1
+        super().on_response_complete()
+
+    def _check_progress(self) -> None:
+        if self._answers == self._answers_before:
+            self.transport.abort()
+            return
+        self._answers_before = self._answers
+        self._watch = asyncio.get_running_loop().call_later(STALL_S, self._check_progress)
+
+
 class _Server(uvicorn.Server):
     """Signals belong to the node, not to its HTTP side."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    """Nobody awaits the task while the node runs: what ends it must be heard of all the same."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        report = {"message": "the HTTP side has failed", "exception": error}
+        task.get_loop().call_exception_handler(report)
 
 
 async def _bind(listen: Address) -> socket.socket:
@@ -105,6 +156,7 @@ async def _bind(listen: Address) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(128)  # here, where it can be told that someone else has the port
     except OSError:
         bound.close()
         raise
