@@ -5,48 +5,28 @@ process that leaves the group on purpose (setsid) is out of reach; the fence is 
 """
 
 import contextlib
+import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Self
+from types import TracebackType
+from typing import Final, NoReturn, Self
+
+from lockd.cli.exits import ExitStatus, NotExecutedError
+from lockd.client import clock
 
 _LOOK_SECONDS: Final = 0.02
 
 
-class ChildGroup:
-    """A running command and whatever it starts."""
+class ProcessGroup:
+    """A process group, by its number."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        self.group = process.pid
-
-    @classmethod
-    def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Self:
-        """Run it with our standard streams. Raises OSError when it can't be executed."""
-        return cls(subprocess.Popen(command, env=environment, process_group=0))  # noqa: S603 - it is the user's command
-
-    def watch(self, *, on_end: Callable[[int], None], on_stop: Callable[[int], None]) -> None:
-        """From now on, tell on another thread when the child is stopped and when it has ended.
-
-        `on_stop` gets the signal (Ctrl-Z is SIGTSTP), `on_end` the exit status as a shell has it:
-        128 + n when signal n ended it.
-        """
-
-        def wait() -> None:
-            while True:
-                _, status = os.waitpid(self.group, os.WUNTRACED)
-                if not os.WIFSTOPPED(status):
-                    break
-                on_stop(os.WSTOPSIG(status))
-            code = self._process.returncode = os.waitstatus_to_exitcode(status)
-            on_end(128 - code if code < 0 else code)
-
-        threading.Thread(target=wait, name="lockd-child", daemon=True).start()
+    def __init__(self, group: int) -> None:
+        self.group = group
 
     def send(self, number: int) -> None:
         """Send a signal to the whole group, if there is any of it left."""
@@ -56,12 +36,12 @@ class ChildGroup:
 
     def stop(self, *, kill_after: float) -> None:
         """Send TERM, and KILL to what is left after so many seconds. On return all of it is gone."""
-        kill_at = time.monotonic() + kill_after
+        kill_at = clock.now() + kill_after
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)  # one that stands still can't act on TERM
         is_killed = False
         while not self.is_gone():
-            if not is_killed and time.monotonic() >= kill_at:
+            if not is_killed and clock.now() >= kill_at:
                 self.send(signal.SIGKILL)
                 is_killed = True
             time.sleep(_LOOK_SECONDS)
@@ -76,6 +56,87 @@ class ChildGroup:
             return False
         # Zombies count for killpg, and in a container nobody may ever reap them.
         return sys.platform == "linux" and not any(_members(self.group))
+
+
+class ChildGroup(ProcessGroup):
+    """A command in a process group of its own, forked now and begun later, or never.
+
+    So its group is known, can be guarded and has the terminal before the command does anything; and
+    this process forks before it starts a thread. Leaving the block before `begin` dismisses it.
+    """
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        """Fork. No thread may have been started yet."""
+        gate, self._gate = os.pipe()
+        self._verdict, verdict = os.pipe()
+        process = os.fork()
+        if process == 0:
+            os.close(self._gate)
+            os.close(self._verdict)
+            _become(command, gate, verdict)
+        os.close(gate)
+        os.close(verdict)
+        super().__init__(process)
+        self._command = command[0]
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(process, process)  # the child does too: whoever comes first
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._gate >= 0:
+            os.close(self._gate)
+            os.close(self._verdict)
+            os.waitpid(self.group, 0)
+
+    def begin(self, variables: Mapping[str, str]) -> None:
+        """Execute the command with these variables beside ours. Raises NotExecutedError."""
+        with contextlib.suppress(BrokenPipeError), os.fdopen(self._gate, "wb") as gate:
+            gate.write(json.dumps(variables).encode())
+        self._gate = -1
+        with os.fdopen(self._verdict, "rb") as verdict:
+            failure = verdict.read()
+        if failure:
+            os.waitpid(self.group, 0)
+            raise NotExecutedError(self._command, int(failure))
+
+    def watch(self, *, on_end: Callable[[int], None], on_stop: Callable[[int], None]) -> None:
+        """Once it has begun: tell on another thread when the child is stopped and when it has ended.
+
+        `on_stop` gets the signal (Ctrl-Z is SIGTSTP), `on_end` the exit status as a shell has it:
+        128 + n when signal n ended it.
+        """
+
+        def wait() -> None:
+            while True:
+                _, status = os.waitpid(self.group, os.WUNTRACED)
+                if not os.WIFSTOPPED(status):
+                    break
+                on_stop(os.WSTOPSIG(status))
+            code = os.waitstatus_to_exitcode(status)
+            on_end(128 - code if code < 0 else code)
+
+        threading.Thread(target=wait, name="lockd-child", daemon=True).start()
+
+
+def _become(command: tuple[str, ...], gate: int, verdict: int) -> NoReturn:
+    """In the child: wait for the word, and turn into the command."""
+    try:
+        os.setpgid(0, 0)
+        with os.fdopen(gate, "rb") as words:
+            variables = words.read()
+        if variables:
+            os.environ.update(json.loads(variables))
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)  # Python ignores them
+            os.execvp(command[0], command)  # noqa: S606 - it is the user's command
+    except OSError as error:
+        os.write(verdict, str(error.errno).encode())
+    finally:
+        os._exit(ExitStatus.INTERNAL)
 
 
 def _members(group: int) -> Iterator[int]:

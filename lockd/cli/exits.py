@@ -1,6 +1,8 @@
 """Exit statuses, and which error becomes which. docs/PROTOCOL.md has the table."""
 
 import enum
+import errno
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -69,8 +71,20 @@ class RefusedError(click.ClickException):
     """What was asked for can't be done as asked. One line."""
 
 
+class NotExecutedError(click.ClickException):
+    """The command of `lockd run` can't be executed."""
+
+    def __init__(self, command: str, number: int) -> None:
+        """`number` is the operating system's errno."""
+        super().__init__(f"{command}: {os.strerror(number)}")
+        is_missing = number == errno.ENOENT
+        self.status = ExitStatus.RUN_NOT_FOUND if is_missing else ExitStatus.RUN_NOT_EXECUTABLE
+
+
 def status_of(error: Exception, *, command: str) -> ExitStatus:
     """The exit status that `error` ends `lockd <command>` with."""
+    if isinstance(error, NotExecutedError):
+        return error.status
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return _OF_RUN.get(status, status) if command == "run" else status

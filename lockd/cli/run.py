@@ -6,8 +6,9 @@
 
 The work is stopped before the cluster can pass the lock on: TERM comes a warning time before the
 lease's deadline, which is itself a margin before the cluster's (SAFETY K1). The lock is released
-when nothing of the command runs any more (K6). `kill -9` or a pause of `lockd run` itself leaves
-the command without anybody who could stop it: that is what its fence is for.
+when nothing of the command runs any more (K6). When `lockd run` itself is killed or paused, its
+guard does the stopping. What no process can do (the machine was paused, the command left its
+process group) is what the fence is for.
 """
 
 import os
@@ -23,6 +24,7 @@ import click
 
 from lockd.cli.children import ChildGroup, Terminal
 from lockd.cli.exits import ExitStatus
+from lockd.cli.guard import Guard
 from lockd.cli.options import Access, Duration, as_json, with_access, with_meta
 from lockd.client.sync import Lease
 from lockd.errors import LeaseLost
@@ -113,31 +115,17 @@ def run(
     events = _Events()
     try:
         with (
+            ChildGroup(command) as child,
+            Guard(child) as guard,
             _Signals() as signals,
             access.client(ttl=ttl, name=f"{socket.gethostname()}:{os.getpid()}") as client,
         ):
             lease = client.acquire(name, wait=wait, meta=meta)
             signals.deliver = lambda number: events.put(_Signalled(number))
             lease.on_lost(lambda: events.put(_Lost()))
-            return _run(command, lease, events)
+            return _Supervision(child, guard, lease, events).until_gone()
     except _InterruptedError as interrupted:
         return ExitStatus.SIGNALLED + interrupted.number
-
-
-def _run(command: tuple[str, ...], lease: Lease, events: _Events) -> int:
-    try:
-        child = ChildGroup.start(command, os.environ | _environment(lease))
-    except OSError as error:
-        click.echo(f"lockd run: {command[0]}: {error.strerror}", err=True)
-        is_missing = isinstance(error, FileNotFoundError)
-        return ExitStatus.RUN_NOT_FOUND if is_missing else ExitStatus.RUN_NOT_EXECUTABLE
-    child.watch(
-        on_end=lambda status: events.put(_Ended(status)),
-        on_stop=lambda number: events.put(_Stopped(number)),
-    )
-    terminal = Terminal()
-    with terminal.lent_to(child):
-        return _supervise(child, terminal, lease, events)
 
 
 def _environment(lease: Lease) -> dict[str, str]:
@@ -149,25 +137,56 @@ def _environment(lease: Lease) -> dict[str, str]:
     }
 
 
-def _supervise(child: ChildGroup, terminal: Terminal, lease: Lease, events: _Events) -> int:
-    """Returns the child's status once all of its group is gone. Raises LeaseLost, then too."""
-    warning = min(WARNING_SECONDS_MAX, WARNING_SHARE * lease.grant.trust.ttl)
-    while (left := lease.remaining() - warning) > 0.0:
-        match _next(events, timeout=min(left, _LOOK_SECONDS)):
-            case _Ended(status):
-                child.stop(kill_after=min(LEFTOVER_SECONDS, lease.remaining()))
-                if lease.lost:
-                    raise lease.grant.lost_error()
-                return status
-            case _Signalled(number):
-                child.send(number)
-            case _Stopped(number):
-                terminal.on_stopped(child, number)
-            case _Lost() | None:
-                pass
-    child.stop(kill_after=lease.remaining() or LATE_SECONDS)
-    text = f"lock {lease.lock!r}: the lease with token {lease.token} could not be renewed"
-    raise LeaseLost(f"{text}; the command was stopped", lock=lease.lock, token=lease.token)
+class _Supervision:
+    """One command under its lease."""
+
+    def __init__(self, child: ChildGroup, guard: Guard, lease: Lease, events: _Events) -> None:
+        self._child = child
+        self._guard = guard
+        self._lease = lease
+        self._events = events
+        self._terminal = Terminal()
+        self._warning = min(WARNING_SECONDS_MAX, WARNING_SHARE * lease.grant.trust.ttl)
+
+    def until_gone(self) -> int:
+        """Returns the command's status once all of its group is gone. Raises LeaseLost, then too."""
+        self._guard.allow(self._lease.remaining())
+        with self._terminal.lent_to(self._child):
+            self._child.begin(_environment(self._lease))
+            self._child.watch(
+                on_end=lambda status: self._events.put(_Ended(status)),
+                on_stop=lambda number: self._events.put(_Stopped(number)),
+            )
+            try:
+                return self._supervise()
+            except BaseException:
+                # Whatever went wrong: stop the work, then release.
+                self._stop(kill_after=LATE_SECONDS)
+                raise
+
+    def _supervise(self) -> int:
+        lease = self._lease
+        while (left := lease.remaining() - self._warning) > 0.0:
+            self._guard.allow(lease.remaining())
+            match _next(self._events, timeout=min(left, _LOOK_SECONDS)):
+                case _Ended(status):
+                    self._stop(kill_after=min(LEFTOVER_SECONDS, lease.remaining()))
+                    if lease.lost:
+                        raise lease.grant.lost_error()
+                    return status
+                case _Signalled(number):
+                    self._child.send(number)
+                case _Stopped(number):
+                    self._terminal.on_stopped(self._child, number)
+                case _Lost() | None:
+                    pass
+        self._stop(kill_after=lease.remaining() or LATE_SECONDS)
+        text = f"lock {lease.lock!r}: the lease with token {lease.token} could not be renewed"
+        raise LeaseLost(f"{text}; the command was stopped", lock=lease.lock, token=lease.token)
+
+    def _stop(self, *, kill_after: float) -> None:
+        self._guard.allow(kill_after)
+        self._child.stop(kill_after=kill_after)
 
 
 def _next(events: _Events, *, timeout: float) -> _Event | None:

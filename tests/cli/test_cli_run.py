@@ -166,13 +166,16 @@ def test_what_the_child_leaves_behind_is_stopped_before_the_release(
     node: LockdProcess, tmp_path: Path
 ) -> None:
     """SAFETY K6: stop the work, then release."""
-    seen = tmp_path / "seen"
-    inspect = " ".join(lockd_command("inspect", "left", "--json", "--endpoints", node.endpoint))
-    script = f"(trap '{inspect} > {seen}; exit' TERM; echo ready; while :; do sleep 0.05; done) & exit 5"
+    told, go = tmp_path / "told", tmp_path / "go"
+    loop = "while {}; do sleep 0.05; done"
+    on_term = f"touch {told}; {loop.format(f'[ ! -e {go} ]')}; exit"
+    script = f"(trap '{on_term}' TERM; echo ready; {loop.format(':')}) & exit 5"
     with running(node, "left", "sh", "-c", script) as process:
         assert read_line(process) == "ready"
+        eventually(told.exists, "what is left has been told to stop")
+        assert not is_free(node, "left")
+        go.touch()
         assert process.wait(PATIENCE_S) == 5
-    assert json.loads(seen.read_text())["status"] == "held"
     assert is_free(node, "left")
 
 
@@ -209,16 +212,41 @@ def test_the_group_is_ended_before_the_cluster_passes_the_lock_on(
     assert min(last_beats) > max(terms) + 0.2, "there was time between TERM and KILL"
 
 
-def test_a_lost_session_ends_the_child(own_node: LockdProcess) -> None:
-    """SAFETY K3: it is 123, also when the lock could be had again at once."""
+def test_a_paused_lockd_run_does_not_keep_its_child_beyond_the_lease(own_node: LockdProcess) -> None:
+    """SAFETY K1, K3: the guard ends the child before the lock is free, and it stays lost."""
     with running(own_node, "k", "sh", "-c", "echo $$; exec sleep 300", options=["--ttl=3s"]) as process:
         child = int(read_line(process))
         process.send_signal(signal.SIGSTOP)
         eventually(lambda: is_free(own_node, "k"), "the session is over")
-        assert is_alive(child)
+        assert not is_alive(child)
         process.send_signal(signal.SIGCONT)
         assert process.wait(PATIENCE_S) == 123
-        assert not is_alive(child)
+
+
+def test_a_killed_lockd_run_takes_its_child_with_it(own_node: LockdProcess, tmp_path: Path) -> None:
+    """SAFETY K6: its guard sends TERM at once, long before the lock is free."""
+    said = tmp_path / "said"
+    script = f"trap 'echo term > {said}; exit' TERM; echo $$; while :; do sleep 0.05; done"
+    with running(own_node, "k", "sh", "-c", script, options=["--ttl=60s"]) as process:
+        child = int(read_line(process))
+        process.kill()
+        eventually(lambda: not is_alive(child), "the child is gone")
+        assert not is_free(own_node, "k")
+    assert said.read_text() == "term\n"
+
+
+def test_what_is_left_behind_ends_with_the_lease_at_the_latest(
+    own_node: LockdProcess, tmp_path: Path
+) -> None:
+    """SAFETY K1: the child is done, but what it left behind does not heed TERM."""
+    go = tmp_path / "go"
+    leftover = "(trap '' TERM; echo ready; while :; do sleep 0.05; done) &"
+    script = f"{leftover} while [ ! -e {go} ]; do sleep 0.05; done; exit 0"
+    with running(own_node, "k", "sh", "-c", script, options=["--ttl=3s"]) as process:
+        assert read_line(process) == "ready"
+        own_node.freeze()
+        go.touch()
+        assert process.wait(PATIENCE_S) == 123
 
 
 def test_the_lock_outlives_a_short_loss_of_the_cluster(own_node: LockdProcess, tmp_path: Path) -> None:
