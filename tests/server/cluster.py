@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from lockd.disk.record import LogWrite
+from lockd.disk.recovery import Recovered
 from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
 from lockd.locks.codec import decode_batch, encode_batch
 from lockd.locks.commands import (
@@ -97,17 +98,15 @@ class Member:
             ),
         )
 
+    def recover(self) -> Recovered:
+        """The power goes, and with it what was not synced; what the disk has when it is back."""
+        return self._log.crash(random.Random(0))
+
     def restart(self) -> None:
-        """The power went and came back: the same disk, another boot."""
-        self._log.crash(random.Random(0))
+        """The power went and came back: the same disk, another boot, new connections."""
+        self.recover()
         self._cluster.lose(lambda sender, receiver, _: self.node in (sender, receiver))
         self.driver = self._start()
-
-    @property
-    def bound(self) -> dict[NodeId, InstanceId]:
-        """The peers that this node's disk would know after a power loss."""
-        self._log.crash(random.Random(0))
-        return dict(self._log.recovered.bindings)
 
     def clock_ms(self) -> int:
         return self._origin_ms + self._cluster.now_ms
@@ -153,7 +152,6 @@ class Member:
 
     # What the test looks at.
 
-    @property
     def leads(self) -> bool:
         return self.driver.raft.role is Role.LEADER
 
@@ -180,7 +178,7 @@ class Cluster:
     def __init__(self, size: int = 3) -> None:
         self.now_ms = 0
         self.voters = tuple(NodeId(number) for number in range(1, size + 1))
-        self.cut: set[tuple[NodeId, NodeId]] = set()
+        self.cut: set[tuple[int, int]] = set()
         self.holds_back: Callable[[NodeId, NodeId, frames.Frame], bool] = lambda *_: False
         """Which frames stay on the wire: `settle` delivers them once this says no."""
         self.sent: list[tuple[NodeId, NodeId, frames.Frame]] = []
@@ -277,11 +275,13 @@ class Cluster:
         # No heartbeat may reach them now, so they have no leader; their own time-out is longer.
         self.lose(lambda _sender, _receiver, frame: isinstance(frame, frames.Raft))
         candidate = self.members[NodeId(node)]
-        while not candidate.leads:
+        for _ in range(4 * ELECTION_TICKS):
             self.now_ms += TICK_MS
             candidate.driver.tick()
-            self.settle(reachable, until=lambda: candidate.leads)
-            assert self.now_ms < 10**7, f"node {node} is not elected"
+            self.settle(reachable, until=lambda: candidate.leads())
+            if candidate.leads():
+                break
+        assert candidate.leads(), f"node {node} is not elected"
         if settle:
             self.settle(reachable)
         return candidate
