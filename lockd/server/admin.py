@@ -23,7 +23,7 @@ from lockd.server.config import Address
 from lockd.server.driver import Driver
 from lockd.server.metrics import NodeMetrics
 
-CONNECTIONS_MAX = 256
+CONNECTIONS_MAX = 128
 STALL_S = 5.0
 """A connection on which no answer leaves for so long is ended; answers take milliseconds."""
 _GRACE_S = 2
