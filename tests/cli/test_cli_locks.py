@@ -1,6 +1,7 @@
 """Locks from scripts: what is printed, and which exit status says what."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,17 @@ import pytest
 
 from lockd.cli import main
 from lockd.server.auth import hash_password
-from tests.processes import LockdProcess, free_port, run_lockd, running_cluster, running_node
+from tests.processes import (
+    PATIENCE_S,
+    LockdProcess,
+    clean_environment,
+    eventually,
+    free_port,
+    lockd_command,
+    run_lockd,
+    running_cluster,
+    running_node,
+)
 
 pytestmark = pytest.mark.process
 
@@ -86,6 +97,19 @@ def test_the_same_request_finds_the_same_grant(lockd: Lockd) -> None:
 
 def test_a_session_that_is_over_is_status_4(lockd: Lockd) -> None:
     assert lockd("renew", "0" * 32)[0] == 4
+
+
+def test_ctrl_c_ends_a_wait_with_status_130(node: LockdProcess) -> None:
+    """SAFETY K4: the wait is withdrawn."""
+    node.ask("LOCK.ACQUIRE", "waited", "TTL", 60_000)
+    command = lockd_command("acquire", "waited", "--ttl=9s", "--wait=forever", "--endpoints", node.endpoint)
+    with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE, text=True) as process:
+        eventually(lambda: node.ask("LOCK.INSPECT", "waited")["queue_length"] == 1, "it waits")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert said.strip() == ""
+    eventually(lambda: node.ask("LOCK.INSPECT", "waited")["queue_length"] == 0, "the wait is withdrawn")
 
 
 def test_what_the_cluster_refuses_is_status_2(lockd: Lockd) -> None:

@@ -1,6 +1,7 @@
 """Durations, exit statuses and how things are shown: no process is started."""
 
 import json
+import sys
 
 import click
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from lockd import errors
 from lockd.cli import main
 from lockd.cli.exits import ExitStatus, status_of
-from lockd.cli.options import parse_duration
+from lockd.cli.options import Access, parse_duration
 from lockd.cli.output import duration
 from lockd.cli.serve import serve
 from lockd.server.config import ServerConfig
@@ -123,3 +124,26 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_command_shows_the_help_as_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == ExitStatus.USAGE
     assert "Commands:" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lockd_scheduler.demo", None)
+    assert main(["demo"]) == ExitStatus.USAGE
+    said = capsys.readouterr().err
+    assert said.endswith("is not installed: pip install 'lockd[demo]'\n")
+    assert said.count("\n") == 1
+
+
+def test_a_fault_of_our_own_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Access) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Access, "client", fail)
+    assert main(["ls"]) == ExitStatus.INTERNAL
+    said = capsys.readouterr().err
+    assert said.startswith("lockd ls: unexpected KeyError at ")
+    assert said.count("\n") == 1

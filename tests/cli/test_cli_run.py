@@ -166,12 +166,12 @@ def test_what_the_child_leaves_behind_is_stopped_before_the_release(
     node: LockdProcess, tmp_path: Path
 ) -> None:
     """SAFETY K6: stop the work, then release."""
-    told, go = tmp_path / "told", tmp_path / "go"
+    ready, told, go = (tmp_path / name for name in ("ready", "told", "go"))
     loop = "while {}; do sleep 0.05; done"
     on_term = f"touch {told}; {loop.format(f'[ ! -e {go} ]')}; exit"
-    script = f"(trap '{on_term}' TERM; echo ready; {loop.format(':')}) & exit 5"
+    leftover = f"(trap '{on_term}' TERM; touch {ready}; {loop.format(':')}) &"
+    script = f"{leftover} {loop.format(f'[ ! -e {ready} ]')}; exit 5"
     with running(node, "left", "sh", "-c", script) as process:
-        assert read_line(process) == "ready"
         eventually(told.exists, "what is left has been told to stop")
         assert not is_free(node, "left")
         go.touch()
