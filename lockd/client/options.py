@@ -67,8 +67,8 @@ class ClientOptions:
         auth: tuple[str, str] | None,
     ) -> "ClientOptions":
         """Check what the user gave. Raises ValueError that says what is wrong."""
-        if not 0.5 <= ttl <= 86_400:
-            raise ValueError(f"ttl is in seconds, 0.5 to 86400, not {ttl!r}")
+        if not 0.5 <= ttl <= 3_600:
+            raise ValueError(f"ttl is in seconds, 0.5 to 3600, not {ttl!r}")
         user, password = auth or ("", "")
         return cls(
             endpoints=_endpoints(endpoints),
