@@ -17,7 +17,8 @@ from lockd.ids import NodeId, ascii_int
 ENV_PREFIX = "LOCKD_"
 NODE_ID_MAX = 2**31 - 1
 _OTHER_VARIABLES = frozenset(
-    f"LOCKD_{name}" for name in ("CONFIG", "ENDPOINTS", "LOCK", "TOKEN", "FENCE", "TTL_MS", "PG_BIN")
+    f"LOCKD_{name}"
+    for name in ("CONFIG", "ENDPOINTS", "USER", "PASSWORD", "LOCK", "TOKEN", "FENCE", "TTL_MS", "PG_BIN")
 )
 
 
