@@ -5,6 +5,7 @@ leader. Its outcome comes back with the applied entry. When none comes, the call
 is certain: UNAVAILABLE while nothing can have been appended, UNKNOWN after.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -35,8 +36,12 @@ class Calls:
     """All open calls, by operation number."""
 
     _open: dict[int, Call] = field(default_factory=dict)
+    _due: dict[int, Call] = field(default_factory=dict)
+    """Those with a deadline, the earliest first: all are given the same time. Waits have none."""
     _by_connection: dict[int, dict[int, None]] = field(default_factory=dict)
     _gone: set[int] = field(default_factory=set)
+    _doubted: int = 0
+    """No connection with a higher number has been told UNKNOWN."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -47,6 +52,7 @@ class Calls:
     def add(self, call: Call) -> None:
         origin = call.command.origin
         self._open[origin.operation] = call
+        self._due[origin.operation] = call
         self._by_connection.setdefault(origin.connection, {})[origin.operation] = None
 
     def get(self, operation: int) -> Call | None:
@@ -61,16 +67,25 @@ class Calls:
         abandoned = connection in self._gone
         if isinstance(outcome, Queued):
             call.waiting = True
+            self._due.pop(operation, None)
         else:
+            if isinstance(outcome, Refused) and outcome.code == "UNKNOWN":
+                self._doubted = max(self._doubted, connection)
             abandoned = False
             self._remove(operation, connection)
         call.on_outcome(outcome)
         return abandoned
 
-    def connection_gone(self, connection: int) -> None:
-        """Remember that nobody listens on this connection, for as long as it has open calls."""
-        if connection in self._by_connection:
+    def connection_gone(self, connection: int) -> bool:
+        """Remember that nobody listens on this connection, for as long as it has open calls.
+
+        Returns whether the log may have any of its calls: else there is nothing to withdraw from it,
+        and what is sent later is withdrawn when it is found to wait.
+        """
+        calls = [self._open[operation] for operation in self._by_connection.get(connection, ())]
+        if calls:
             self._gone.add(connection)
+        return connection <= self._doubted or any(call.waiting or call.sent_term for call in calls)
 
     def fail_sent_before(self, term: Term) -> None:
         """An entry of `term` is applied: what an earlier term was handed has come, or never will.
@@ -78,8 +93,8 @@ class Calls:
         What this node had in its own log is lost for certain. What went through another node may
         still be on its way to a log.
         """
-        for operation, call in list(self._open.items()):
-            if call.waiting or not 0 < call.sent_term < term:
+        for operation, call in list(self._due.items()):
+            if not 0 < call.sent_term < term:
                 continue
             if call.forwarded:
                 refusal = Refused("UNKNOWN", "the leader changed while the command was with it")
@@ -88,9 +103,8 @@ class Calls:
             self.complete(operation, refusal)
 
     def fail_overdue(self, now_ms: int) -> None:
-        for operation, call in list(self._open.items()):
-            if call.waiting or now_ms < call.deadline_ms:
-                continue
+        overdue = itertools.takewhile(lambda due: due[1].deadline_ms <= now_ms, self._due.items())
+        for operation, call in list(overdue):
             if call.sent_term:
                 refusal = Refused("UNKNOWN", "no quorum confirmed the command in time")
             else:
@@ -104,6 +118,7 @@ class Calls:
 
     def _remove(self, operation: int, connection: int) -> None:
         del self._open[operation]
+        self._due.pop(operation, None)
         siblings = self._by_connection[connection]
         del siblings[operation]
         if not siblings:

@@ -199,8 +199,8 @@ class Driver:
 
     def connection_gone(self, connection: int) -> None:
         """Nobody listens on it any more: its waits are withdrawn through the log (G4)."""
-        self._proposals.calls.connection_gone(connection)
-        self._owe(OriginGone(self.node_id, self._boot, connection))
+        if self._proposals.calls.connection_gone(connection):
+            self._owe(OriginGone(self.node_id, self._boot, connection))
 
     @property
     def open_calls(self) -> int:

@@ -129,8 +129,8 @@ class Proposals:
 
     def route(self) -> None:
         """Move the inbox on to the leader, whoever that is; keep it while nobody is known."""
-        if not self._inbox:
-            return
+        while self._inbox and self._inbox[0] not in self.calls:
+            self._inbox.popleft()  # overdue: without a leader nothing else makes room (C10)
         if self._raft.role is Role.LEADER:
             while self._inbox and len(self._queue) < PROPOSALS_MAX:
                 call = self._mark_sent(self._inbox.popleft(), forwarded=False)
