@@ -78,12 +78,13 @@ class _Hash:
         cost = ascii_int(parts[1], low=2, high=2**20)
         if cost & (cost - 1):
             raise ValueError(f"the cost {cost} is not a power of two")
+        block_size = ascii_int(parts[2], low=1, high=32)
+        if cost >= 2 ** (16 * block_size):
+            raise ValueError(f"the cost {cost} is too high for the block size {block_size}")  # RFC 7914, 6
         salt, digest = bytes.fromhex(parts[4]), bytes.fromhex(parts[5])
         if len(salt) < 8 or len(digest) < 16:
             raise ValueError("the salt or the hash is too short")
-        return cls(
-            cost, ascii_int(parts[2], low=1, high=32), ascii_int(parts[3], low=1, high=16), salt, digest
-        )
+        return cls(cost, block_size, ascii_int(parts[3], low=1, high=16), salt, digest)
 
     def __str__(self) -> str:
         return f"scrypt${self.cost}${self.block_size}${self.parallel}${self.salt.hex()}${self.digest.hex()}"

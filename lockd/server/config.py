@@ -42,6 +42,14 @@ class Address(NamedTuple):
         except ValueError:
             return self.host == "localhost"
 
+    @property
+    def is_every_address(self) -> bool:
+        """It can be listened on, and not dialled."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `host:port` or `[v6]:port`. Raises ValueError."""
@@ -54,6 +62,12 @@ class Address(NamedTuple):
 
 def _parse_address(value: object) -> object:
     return Address.parse(value) if isinstance(value, str) else value
+
+
+def _parse_directory(value: object) -> object:
+    if value == "":
+        raise ValueError("it is empty; say . for the directory you are in")
+    return value
 
 
 def _parse_cluster(value: object) -> object:
@@ -84,7 +98,7 @@ class ServerConfig(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     node_id: Annotated[NodeId, pydantic.Field(ge=1, le=NODE_ID_MAX)] = NodeId(1)
-    data_dir: Path = Path("lockd-data")
+    data_dir: Annotated[Path, pydantic.BeforeValidator(_parse_directory)] = Path("lockd-data")
     listen_client: Endpoint = Address("127.0.0.1", 7420)
     advertise_client: Endpoint | None = None
     listen_peer: Endpoint = Address("127.0.0.1", 7421)
@@ -111,6 +125,9 @@ class ServerConfig(pydantic.BaseModel):
 
     @property
     def peer_address(self) -> Address:
+        """What the other nodes are told to dial: what they were founded with, if nothing else will do."""
+        if self.advertise_peer is None and self.listen_peer.is_every_address and self.initial_cluster:
+            return self.initial_cluster[self.node_id]
         return self.advertise_peer or self.listen_peer
 
     @property
@@ -131,6 +148,11 @@ class ServerConfig(pydantic.BaseModel):
         if self.initial_cluster is not None and len(self.initial_cluster) not in (1, 3, 5, 7):
             raise ValueError(
                 f"initial-cluster names {len(self.initial_cluster)} nodes: it must be 1, 3, 5 or 7"
+            )
+        if self.peer_address.is_every_address:
+            raise ValueError(
+                f"listen-peer {self.listen_peer} is every address of this machine: "
+                "say with advertise-peer which one the other nodes are to dial"
             )
         if self.join is not None:
             raise ValueError("join: this version cannot add members to a running cluster yet")
@@ -199,8 +221,8 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, object], li
     values: dict[str, object] = {}
     warnings: list[str] = []
     for variable, value in sorted(environ.items()):
-        if not variable.startswith(ENV_PREFIX) or variable in _OTHER_VARIABLES:
-            continue
+        if not value or not variable.startswith(ENV_PREFIX) or variable in _OTHER_VARIABLES:
+            continue  # compose files and charts leave what is not set empty
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name in ServerConfig.model_fields:
             values[name] = value
