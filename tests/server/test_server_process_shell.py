@@ -1,8 +1,10 @@
 """Real nodes that are started wrong, stopped under load, and sent what nobody should send."""
 
 import contextlib
+import random
 import signal
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +90,31 @@ def test_p6_http_connections_that_ask_for_nothing_make_room(node: LockdProcess) 
     eventually(lambda: node.http("/healthz")[0] == 200, "HTTP answers again")
     for connection in kept:
         connection.close()
+
+
+def garbage(draw: random.Random) -> Iterator[bytes]:
+    yield from (b"*2147483647\r\n", b"*1\r\n$999999999999\r\n", b"*1\r\n" * 5000, b"\x16\x03\x01\x02\x00")
+    yield from (b"lk\x01\x01\xff\xff\xff\xff" + bytes(100), b"lk\x01\x04" + bytes(40), b"lk\x09" + bytes(60))
+    yield from (
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"a" * 100_000,
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
+    )
+    yield from (draw.randbytes(draw.randrange(1, 5000)) for _ in range(20))
+
+
+def test_p6_garbage_at_every_port_costs_its_sender_the_connection_and_nobody_else(node: LockdProcess) -> None:
+    draw = random.Random(1)
+    for port in node.ports:
+        for data in garbage(draw):
+            with (
+                contextlib.suppress(ConnectionError),
+                socket.create_connection(("127.0.0.1", port)) as sender,
+            ):
+                if draw.random() < 0.3:  # some end with a reset
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.sendall(data)
+    assert node.ask("LOCK.ACQUIRE", "k", "TTL", 60_000)["status"] == "granted"
+    assert node.http("/readyz") == (200, "ready\n")
+    assert node.terminate(patience=STOP_S) == 0
+    assert "Traceback" not in node.log_text()
