@@ -8,5 +8,8 @@ monotonic clock with its own origin and rate. After each event the invariants ar
     python -m tests.sim --seed 17        replays one seed and prints what it met
     python -m tests.sim --seeds 0-199    runs a range
 
-Start with `world`; `clients` says what the users do, `invariants` what must never happen.
+A seed ends with all clients dead at once, and a node with them: no lock may stay held by nobody.
+
+Start with `world`; `run` is the course of a seed, `clients` and `calls` what the users do,
+`invariants` what must never happen in any node, `history` what the log and the answers must agree on.
 """

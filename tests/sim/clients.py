@@ -6,7 +6,6 @@ account is what P1 is checked against: two clients must never trust the same loc
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lockd.locks.commands import (
@@ -15,20 +14,18 @@ from lockd.locks.commands import (
     CloseSession,
     Granted,
     OpenSession,
-    Operation,
     Outcome,
     Queued,
     Refused,
     Release,
     SessionOpened,
 )
-from tests.sim.clock import MILLISECOND, MachineClock
-from tests.sim.world import SimNode, World
+from tests.sim.calls import Caller
+from tests.sim.world import World
 
 LOCKS = ("a", "b", "c")
 TTL_MS = 2_000
 MARGIN_MS = max(40, TTL_MS * 2 // 100)
-REPLY_LOSS = 0.05
 UNSURE = ("UNKNOWN", "UNAVAILABLE")
 
 
@@ -42,6 +39,7 @@ class Trust:
         self._holders: dict[str, Client] = {}
 
     def taken(self, lock: str, client: "Client", token: int) -> None:
+        self.world.met["grants answered"] += 1
         other = self._holders.get(lock)
         if other is not None and other is not client and other.trusts(lock):
             raise AssertionError(
@@ -50,29 +48,25 @@ class Trust:
             )
         self._holders[lock] = client
 
-    def acknowledged(self, session: str, lock: str, token: int) -> None:
-        self.world.invariants.on_grant(token, lock=lock, session=session)
 
-
-class Client:
+class Client(Caller):
     """One process with one session at a time, which holds at most one lock at a time."""
 
     def __init__(self, world: World, trust: Trust, number: int) -> None:
-        self.world = world
-        self.name = f"client {number}"
-        self.clock = MachineClock(world.schedule, world.random)
+        super().__init__(world, number)
         self._trust = trust
-        self._connection = number * 1_000_000
         self._session = ""
         self._deadline_ms = 0
+        """Until then the lease is trusted (K1)."""
+        self._hopes_until_ms = 0
+        """Until then a session that is not trusted may yet be renewed."""
         self._requests = 0
         self._held: tuple[str, int] | None = None
-        self._wanted: tuple[str, int] | None = None
+        self._wanted: tuple[str, int | str] | None = None
         self._generation = 0
-        self._calls = 0
 
     def start(self) -> None:
-        self._later(self.world.random.uniform(0, 500), self._open_session)
+        self.later(self.world.random.uniform(0, 500), self._begin)
 
     def trusts(self, lock: str) -> bool:
         """Whether this client, asked now, would say that it holds `lock`."""
@@ -80,65 +74,75 @@ class Client:
 
     # One session's life.
 
-    def _open_session(self) -> None:
+    def _begin(self) -> None:
         self._generation += 1
         self._held = self._wanted = None
-        session = f"{self.world.random.getrandbits(128):032x}"
+        session = self._draw_id()
         sent = self.clock.ms()
 
         def opened(outcome: Outcome) -> None:
             if isinstance(outcome, SessionOpened):
-                self._session = session
                 self._requests = 0
-                self._deadline_ms = sent + outcome.ttl_ms - MARGIN_MS
-                self._keep_alive(self._generation)
+                self._live_in(session, trusted_until_ms=sent + outcome.ttl_ms - MARGIN_MS)
                 self._think()
             else:
-                self._later(200, self._open_session)
+                self.later(200, self._begin)
 
-        self._call(OpenSession(TTL_MS, self.name, ""), opened, session=session, on_silence=self._open_session)
+        self.call(OpenSession(TTL_MS, self.name, ""), opened, session=session, on_silence=self._begin)
+
+    def _draw_id(self) -> str:
+        return f"{self.world.random.getrandbits(128):032x}"
+
+    def _live_in(self, session: str, *, trusted_until_ms: int) -> None:
+        self._session = session
+        self._deadline_ms = trusted_until_ms
+        self._hopes_until_ms = self.clock.ms() + TTL_MS
+        self._keep_alive(self._generation)
 
     def _keep_alive(self, generation: int) -> None:
         if generation != self._generation:
             return
-        if self.clock.ms() >= self._deadline_ms:
+        sent = self.clock.ms()
+        if sent >= max(self._deadline_ms, self._hopes_until_ms):
             self._lose()
             return
-        sent = self.clock.ms()
 
         def renewed(outcome: Outcome) -> None:
             if generation != self._generation:
                 return
             if isinstance(outcome, SessionOpened):
+                assert outcome.session == self._session, f"T3: {self.name} was told of another's session"
                 self.world.met["renewals"] += 1
                 self._deadline_ms = max(self._deadline_ms, sent + outcome.ttl_ms - MARGIN_MS)
+                self._hopes_until_ms = self._deadline_ms
             elif isinstance(outcome, Refused) and outcome.code == "NOSESSION":
                 assert self.clock.ms() >= self._deadline_ms, (
                     f"T2: the session of {self.name} ended while the client could still trust it"
                 )
                 self._lose()
 
-        node = self._pick_node()
+        def answer(outcome: Outcome) -> None:
+            self.over_the_wire(functools.partial(renewed, outcome))
+
+        node = self.pick_node()
         if node is not None:
-            node.up.keepalive(
-                user="u", session=self._session, on_outcome=self._over_the_wire(renewed, lambda: None)
-            )
+            node.up.keepalive(user="u", session=self._session, on_outcome=answer)
         # A try that stays without an answer is followed by the next one: TTL/5 leaves four.
-        self._later(TTL_MS / 5, functools.partial(self._keep_alive, generation))
+        self.later(TTL_MS / 5, functools.partial(self._keep_alive, generation))
 
     def _lose(self) -> None:
         """The session is gone, and with it the lease (K2, K3): begin anew."""
         self.world.met["sessions lost"] += 1
         self._held = self._wanted = None
-        self._later(self.world.random.uniform(0, 500), self._open_session)
         self._generation += 1
+        self.later(self.world.random.uniform(0, 500), self._begin)
 
     # Locking.
 
     def _think(self) -> None:
         generation = self._generation
         pause = self.world.random.expovariate(1 / 150)
-        self._later(pause, lambda: self._next_move(generation))
+        self.later(pause, lambda: self._next_move(generation))
 
     def _next_move(self, generation: int) -> None:
         if generation != self._generation:
@@ -148,15 +152,19 @@ class Client:
         elif self.world.random.random() < 0.03:
             self._close()
         else:
-            self._requests += 1
-            self._wanted = (self.world.random.choice(LOCKS), self._requests)
+            self._wanted = (self.world.random.choice(LOCKS), self._next_request())
             self._acquire(self.world.random.choice((0, 300, 1500, -1)))
+
+    def _next_request(self) -> int | str:
+        self._requests += 1
+        return self._requests
 
     def _acquire(self, wait_ms: int) -> None:
         """Ask, and ask again by the same request id until there is an answer (G3)."""
         assert self._wanted is not None
         wanted, generation = self._wanted, self._generation
         lock, request = wanted
+        sent = self.clock.ms()
 
         def is_current() -> bool:
             return generation == self._generation and self._wanted == wanted
@@ -171,33 +179,37 @@ class Client:
                 self._acquire(wait_ms)
 
         def answered(outcome: Outcome) -> None:
-            if isinstance(outcome, Granted):
-                self._trust.acknowledged(outcome.session, lock, outcome.token)
-            if is_current():
-                self._on_answer(lock, outcome, again)
+            if not is_current():
+                return
+            match outcome:
+                case Granted():
+                    self._on_granted(outcome, sent)
+                case Queued():
+                    self.world.met["waits"] += 1
+                case Refused(code=code) if code in UNSURE:
+                    self.later(100, again)
+                case Refused(code="NOSESSION"):
+                    self._lose()
+                case _:
+                    self._wanted = None
+                    self._think()
 
-        self._call(Acquire(lock, 0, wait_ms, "", notify=True), answered, request=request, on_silence=again)
+        operation, session = self._asked(lock, wait_ms)
+        self.call(operation, answered, session=session, request=request, on_silence=again)
 
-    def _on_answer(self, lock: str, outcome: Outcome, again: Callable[[], None]) -> None:
-        match outcome:
-            case Granted(token=token):
-                self._on_granted(lock, token)
-            case Queued():
-                self.world.met["waits"] += 1
-            case Refused(code=code) if code in UNSURE:
-                self._later(100, again)
-            case Refused(code="NOSESSION"):
-                self._lose()
-            case _:
-                self._wanted = None
-                self._think()
+    def _asked(self, lock: str, wait_ms: int) -> tuple[Acquire, str]:
+        return Acquire(lock, 0, wait_ms, "", notify=True), self._session
 
-    def _on_granted(self, lock: str, token: int) -> None:
+    def _on_granted(self, granted: Granted, sent_ms: int) -> None:
+        del sent_ms  # this lease began with its session
         self._wanted = None
         if self.clock.ms() >= self._deadline_ms:
             return  # the lease is over already; the keepalive will notice
-        self._held = (lock, token)
-        self._trust.taken(lock, self, token)
+        self._hold(granted)
+
+    def _hold(self, granted: Granted) -> None:
+        self._held = (granted.lock, granted.token)
+        self._trust.taken(granted.lock, self, granted.token)
         self._think()
 
     def _release(self, lock: str, token: int) -> None:
@@ -209,25 +221,24 @@ class Client:
                 self._release(lock, token)
 
         def released(outcome: Outcome) -> None:
-            if generation != self._generation:
-                return
             if isinstance(outcome, Refused) and outcome.code in UNSURE:
-                self._later(100, again)
-            else:
+                self.later(100, again)
+                return
+            self.world.history.on_released(lock, token)
+            if generation == self._generation:
                 self._think()
 
-        self._call(Release(lock, token), released, on_silence=again)
+        self.call(Release(lock, token), released, session=self._session, on_silence=again)
 
-    def _cancel(self, lock: str, request: int, generation: int) -> None:
+    def _cancel(self, lock: str, request: int | str, generation: int) -> None:
         self.world.met["cancels"] += 1
 
         def cancelled(outcome: Outcome) -> None:
             if generation != self._generation:
                 return
             if isinstance(outcome, Refused) and outcome.code in UNSURE:
-                self._later(100, retry)
+                self.later(100, retry)
             else:
-                self._wanted = None
                 self._think()
 
         def retry() -> None:
@@ -235,85 +246,60 @@ class Client:
                 self._cancel(lock, request, generation)
 
         self._wanted = None
-        self._call(Cancel(lock), cancelled, request=request, on_silence=retry)
+        self.call(Cancel(lock), cancelled, session=self._session, request=request, on_silence=retry)
 
     def _close(self) -> None:
         self._generation += 1  # the session is given up: its keepalives and answers count no more
-        self._call(CloseSession(), lambda _: self._open_session(), on_silence=self._open_session)
+        self.call(CloseSession(), lambda _: self._begin(), session=self._session, on_silence=self._begin)
 
-    # Calls.
 
-    def _call(
-        self,
-        operation: Operation,
-        on_outcome: Callable[[Outcome], None],
-        *,
-        on_silence: Callable[[], None],
-        session: str = "",
-        request: int = 0,
-    ) -> None:
-        """Send to some node; `on_silence` if no final answer comes in a while, or its node dies."""
-        node = self._pick_node()
+class PrivateClient(Client):
+    """Takes each lock in a private session with a TTL, as a script does with LOCK.ACQUIRE ... TTL."""
+
+    def _begin(self) -> None:
+        self._generation += 1
+        self._session = ""
+        self._held = self._wanted = None
+        self._deadline_ms = self._hopes_until_ms = 0
+        self._think()
+
+    def _next_request(self) -> str:
+        return self._draw_id()
+
+    def _asked(self, lock: str, wait_ms: int) -> tuple[Acquire, str]:
+        return Acquire(lock, TTL_MS, wait_ms, "", notify=True), self._draw_id()
+
+    def _on_granted(self, granted: Granted, sent_ms: int) -> None:
+        """K1: an answer that waited, or is a repeat, starts no deadline; the next renewal does."""
+        self._wanted = None
+        fresh = not granted.repeat
+        self._live_in(granted.session, trusted_until_ms=sent_ms + granted.ttl_ms - MARGIN_MS if fresh else 0)
+        self._hold(granted)
+
+    def _release(self, lock: str, token: int) -> None:
+        self._generation += 1  # the session ends with its grant
+        self._deadline_ms = 0
+        super()._release(lock, token)
+
+
+class Reader(Caller):
+    """Asks for barriers: what is read after one must be as new as anything that anyone knew (C6)."""
+
+    def start(self) -> None:
+        self.later(self.world.random.expovariate(1 / 200), self._read)
+
+    def _read(self) -> None:
+        self.start()
+        node = self.pick_node()
         if node is None:
-            self._later(100, on_silence)
             return
-        self._calls += 1
-        connection = self._connection + self._calls
-        life = node.life
-        done = False
+        life, known = node.life, self.world.history.acknowledged
 
-        def finish() -> bool:
-            nonlocal done
-            first, done = not done, True
-            return first
+        def done(refusal: Refused | None) -> None:
+            if refusal is None:
+                assert node.life == life, "C6: a read was answered in another life"
+                applied = node.up.machine.state.applied
+                assert applied >= known, f"C6: node {node.node_id} reads at {applied}, and {known} was known"
+                self.world.met["reads"] += 1
 
-        def answered(outcome: Outcome) -> None:
-            if not done and (isinstance(outcome, Queued) or finish()):
-                on_outcome(outcome)
-
-        def broken() -> None:
-            """The connection ends without an answer, and the node hears of that (G4)."""
-            if finish():
-                if node.life == life and node.running:
-                    node.now_or_after_pause(functools.partial(node.up.connection_gone, connection))
-                on_silence()
-
-        def patience_over() -> None:
-            waits = isinstance(operation, Acquire) and operation.wait_ms != 0
-            if waits and not done and node.life == life and node.running:
-                self._later(1_000, patience_over)  # it may stand in a queue
-            else:
-                broken()
-
-        self._later(1_200, patience_over)
-        node.up.submit(
-            user="u",
-            session=session or self._session,
-            owner="",
-            request=request,
-            operation=operation,
-            connection=connection,
-            on_outcome=self._over_the_wire(answered, broken),
-        )
-
-    def _over_the_wire(
-        self, arrive: Callable[[Outcome], None], lost: Callable[[], None]
-    ) -> Callable[[Outcome], None]:
-        """A reply takes its time, or is lost with its connection."""
-
-        def reply(outcome: Outcome) -> None:
-            delay = int(self.world.random.expovariate(1 / self.world.faults.delay_ms) * MILLISECOND)
-            if self.world.random.random() < REPLY_LOSS:
-                self.world.met["replies lost"] += 1
-                self.world.schedule.after(delay, lost)
-            else:
-                self.world.schedule.after(delay, lambda: arrive(outcome))
-
-        return reply
-
-    def _pick_node(self) -> SimNode | None:
-        running = [node for node in self.world.nodes.values() if node.running and not node.paused]
-        return self.world.random.choice(running) if running else None
-
-    def _later(self, ms: float, event: Callable[[], None]) -> None:
-        self.world.schedule.after(self.clock.true_delay(ms), event)
+        node.up.read(done)

@@ -1,15 +1,20 @@
 """One seed from its first election to its last check."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lockd.ids import NodeId
-from tests.sim.clients import Client, Trust
+from tests.sim.calls import Caller
+from tests.sim.clients import TTL_MS, Client, PrivateClient, Reader, Trust
 from tests.sim.world import SimNode, World
 
-CLIENTS = 4
-FAULTY_SECONDS = 10
-QUIET_SECONDS = 8
+CLIENTS = 3
+PRIVATE_CLIENTS = 2
+FAULTY_SECONDS = 8
+QUIET_SECONDS = 4
+DRAIN_SECONDS = 5 * TTL_MS / 1_000
+"""The node is called dead, its waits go a TTL later, and who is let in by that goes after another."""
 LEADER_CHANGES_MIN = 2
 
 
@@ -42,12 +47,15 @@ def simulate(seed: int) -> Report:
 def _run(world: World) -> None:
     trust = Trust(world)
     world.start()
-    clients = [Client(world, trust, number) for number in range(1, CLIENTS + 1)]
-    for client in clients:
-        client.start()
-    world.run(3_000)
+    callers: list[Client | Reader] = [Client(world, trust, number) for number in range(CLIENTS)]
+    callers += [PrivateClient(world, trust, CLIENTS + number) for number in range(PRIVATE_CLIENTS)]
+    callers.append(Reader(world, len(callers)))
+    for caller in callers:
+        caller.start()
+    world.run(2_000)
     _faulty_phase(world)
     _quiet_phase(world)
+    _drain_phase(world, callers)
 
 
 def _faulty_phase(world: World) -> None:
@@ -58,9 +66,13 @@ def _faulty_phase(world: World) -> None:
         leader = world.leader()
         down = [node for node in world.nodes.values() if not node.running]
         victim = leader if leader is not None and random.random() < 0.5 else _any_node(world)
-        match random.choice(("crash", "crash", "restart", "isolate", "deafen", "heal", "heal", "pause")):
+        match random.choice(
+            ("crash", "crash", "stop", "restart", "isolate", "deafen", "heal", "heal", "pause")
+        ):
             case "crash" if victim.running and len(down) < len(world.voters):
                 victim.crash()
+            case "stop" if victim.running and not victim.paused and len(down) < len(world.voters):
+                victim.stop()
             case "restart" if down:
                 random.choice(down).start()
             case "isolate":
@@ -93,6 +105,23 @@ def _quiet_phase(world: World) -> None:
     assert world.met["grants answered"] > granted, "nobody gets a lock after the faults are gone"
     applied = {node.up.raft.last_applied for node in world.nodes.values()}
     assert max(applied) - min(applied) < 50, f"nodes do not catch up: applied {sorted(applied)}"
+
+
+def _drain_phase(world: World, callers: Sequence[Caller]) -> None:
+    """G4: when all clients die at once, and a node with them, no lock stays held or waited for."""
+    victim = _any_node(world)
+    for caller in callers:
+        caller.die(unheard_by=victim)
+    victim.crash()
+    if len(world.voters) == 1 or world.random.random() < 0.5:
+        world.run(world.random.uniform(0, 1_000))
+        victim.start()
+    world.run(DRAIN_SECONDS * 1_000)
+    leader = world.leader()
+    assert leader is not None, "no leader after one node is down"
+    stats = leader.up.machine.stats
+    assert (stats.sessions, stats.locks, stats.waiters) == (0, 0, 0), f"G4: left over for nobody: {stats}"
+    assert leader.up.open_calls == 0, f"{leader.up.open_calls} calls are never settled"
 
 
 def _any_node(world: World) -> SimNode:

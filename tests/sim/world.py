@@ -17,10 +17,13 @@ from lockd.server import frames
 from lockd.server.driver import Driver, DriverSettings, Ports
 from tests.disk.memory import SimulatedLog
 from tests.sim.clock import MILLISECOND, MachineClock, Schedule
+from tests.sim.history import History
 from tests.sim.invariants import Invariants
 
 TICK_MS = 50
 ELECTION_TIMEOUT_MS = 500
+LOOP_US = 200
+"""What arrives within so short a time shares a turn, as in one round of an event loop."""
 
 
 @dataclass
@@ -66,6 +69,9 @@ class Disk:
         """Whatever was not synced is lost, torn or kept, sector by sector; then recover."""
         self._busy = False
         self._log.crash(self._world.random)
+
+    def flush(self) -> None:
+        self._log.sync()
 
     def _sync(self, life: int) -> None:
         if life != self._node.life:
@@ -148,7 +154,12 @@ class SimNode:
         self.disk.lose_power()
         self.world.met["crashes"] += 1
         self.world.invariants.on_crash(self.node_id)
-        self.world.on_node_down(self.node_id)
+
+    def stop(self) -> None:
+        """As SIGTERM: whoever waits is told, what was submitted is written, then it ends."""
+        self.up.stop()
+        self.disk.flush()
+        self.crash()
 
     def pause(self, ms: float) -> None:
         """As SIGSTOP: nothing runs until it goes on; what arrived meanwhile is handled then."""
@@ -182,7 +193,7 @@ class SimNode:
     def _wake(self) -> None:
         if not self._turn_scheduled:
             self._turn_scheduled = True
-            self.world.schedule.after(0, functools.partial(self._turn, self.life))
+            self.world.schedule.after(LOOP_US, functools.partial(self._turn, self.life))
 
     def _turn(self, life: int) -> None:
         if life == self.life:
@@ -237,13 +248,13 @@ class World:
         self.random = Random(seed)
         self.schedule = Schedule()
         self.faults = Faults.draw(self.random)
-        size = self.random.choice((3, 3, 3, 5))
+        size = self.random.choice((1, 3, 3, 3, 3, 3, 3, 5))
         self.voters = tuple(NodeId(number) for number in range(1, size + 1))
         self.met: Counter[str] = Counter()
         self.cut: set[tuple[NodeId, NodeId]] = set()
-        self.invariants = Invariants(self.met)
+        self.history = History(self.schedule)
+        self.invariants = Invariants(self.history)
         self.nodes = {node: SimNode(self, node) for node in self.voters}
-        self.on_node_down: Callable[[NodeId], None] = lambda _: None
 
     def start(self) -> None:
         for node in self.nodes.values():
