@@ -112,8 +112,8 @@ def test_p6_garbage_at_every_port_costs_its_sender_the_connection_and_nobody_els
                 socket.create_connection(("127.0.0.1", port)) as sender,
             ):
                 if draw.random() < 0.3:  # some end with a reset
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                end.sendall(data)
+                    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sender.sendall(data)
     assert node.ask("LOCK.ACQUIRE", "k", "TTL", 60_000)["status"] == "granted"
     assert node.http("/readyz") == (200, "ready\n")
     assert node.terminate(patience=STOP_S) == 0
