@@ -31,6 +31,7 @@ check: setup ## ruff, strict mypy, import-linter
 
 bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.acquire_release
+	$(BIN)/python -m benchmarks.start_lateness
 
 pins: ## rewrite constraints.txt from pyproject.toml (needs uv on the PATH)
 	uv pip compile pyproject.toml --group dev --extra demo --extra redis --universal --python-version 3.11 \
