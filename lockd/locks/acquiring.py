@@ -255,7 +255,11 @@ def origin_gone(state: LockState, command: Command, operation: OriginGone) -> Ou
     del command
     node, boot = operation.node, operation.boot
     if operation.connection:
-        gone = state.waits.of_connection(node, boot, operation.connection)
+        gone = [
+            request
+            for request in state.waits.of_connection(node, boot, operation.connection)
+            if operation.operation in (0, request.origin.operation)
+        ]
     elif operation.boot_is_alive:
         gone = state.waits.of_other_boots(node, boot)
     else:

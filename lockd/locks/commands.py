@@ -117,6 +117,8 @@ class OriginGone(msgspec.Struct, array_like=True, frozen=True, tag="origin_gone"
     boot: int
     connection: int
     boot_is_alive: bool = False
+    operation: int = 0
+    """One operation of that connection alone; 0 for all that it has."""
 
 
 class RequestOrphaned(msgspec.Struct, array_like=True, frozen=True, tag="request_orphaned"):

@@ -59,10 +59,13 @@ class Calls:
         return self._open.get(operation)
 
     def complete(self, operation: int, outcome: Outcome) -> bool:
-        """Tell the caller. Returns whether the call now waits for a caller that is gone (G4)."""
+        """Tell the caller. Returns whether the call now waits for nobody (G4).
+
+        Its connection is gone, or its caller was told UNKNOWN before it came to wait.
+        """
         call = self._open.get(operation)
         if call is None:
-            return False
+            return isinstance(outcome, Queued)
         connection = call.command.origin.connection
         abandoned = connection in self._gone
         if isinstance(outcome, Queued):

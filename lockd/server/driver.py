@@ -389,7 +389,8 @@ class Driver:
                 continue
             self.grants += isinstance(completion.outcome, Granted)
             if self._proposals.calls.complete(origin.operation, completion.outcome):
-                self._owe(OriginGone(self.node_id, self._boot, origin.connection))
+                gone = OriginGone(self.node_id, self._boot, origin.connection, operation=origin.operation)
+                self._owe(gone)
 
     def _learn_cluster(self) -> None:
         """Keep the cluster's identity where a start finds it before the log is applied (C8)."""

@@ -27,6 +27,8 @@ class _Question:
     session: SessionId | None
     done: Callable[[Outcome | None], None]
     """Called once: a keepalive's outcome, a refusal, or None when the applied state may be read."""
+    asked: NodeId = NO_NODE
+    """Which other node it was sent to; NO_NODE while it is with none."""
 
 
 class Reads:
@@ -83,20 +85,25 @@ class Reads:
             else:
                 self._renew(question.user, question.session, lambda outcome: self._settle(number, outcome))
             return True
-        if self._raft.leader_id == NO_NODE:
+        leader = self._raft.leader_id
+        request: frames.Frame = frames.ReadRequest(number)
+        if question.session is not None:
+            request = frames.KeepaliveRequest(number, question.user, question.session)
+        if leader == NO_NODE or not self._send(leader, request):
             return False
-        if question.session is None:
-            return self._send(self._raft.leader_id, frames.ReadRequest(number))
-        request = frames.KeepaliveRequest(number, question.user, question.session)
-        return self._send(self._raft.leader_id, request)
+        question.asked = leader
+        return True
 
     def tick(self, now_ms: int) -> None:
-        """Route anew what the asked node refused; give up what is overdue."""
+        """Route anew what the asked node refused, or leads no more; give up what is overdue."""
         self._unrouted.extend(self._refused)
         self._refused.clear()
         for number, question in list(self._open.items()):
             if now_ms >= question.deadline_ms:
                 self._finish(number, Refused("UNAVAILABLE", "no leader answered in time"))
+            elif question.asked not in (NO_NODE, self._raft.leader_id):
+                question.asked = NO_NODE
+                self._unrouted.append(number)
 
     def fail_all(self, reason: str) -> None:
         for number in list(self._open):

@@ -97,6 +97,7 @@ def _operation(draw: random.Random, origin: Origin) -> Operation:
         case 9:
             return Release(lock, draw.choice((draw.randrange(1, 200), odd)))
         case 10:
-            return OriginGone(origin.node, origin.boot, origin.connection, draw.random() < 0.3)
+            only = draw.choice((0, 0, origin.operation))
+            return OriginGone(origin.node, origin.boot, origin.connection, draw.random() < 0.3, only)
         case _:
             return RequestOrphaned(lock, draw.randrange(4))

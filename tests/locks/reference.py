@@ -129,8 +129,8 @@ class Reference:
                 return self._cancel(command, lock)
             case Release(lock, token):
                 return self._release(command, lock, token)
-            case OriginGone(node, boot, connection, boot_is_alive):
-                return self._origin_gone(node, boot, connection, alive=boot_is_alive)
+            case OriginGone() as gone:
+                return self._origin_gone(gone)
             case RequestOrphaned(lock, connection):
                 return self._request_orphaned(command, lock, connection)
             case other:
@@ -250,14 +250,15 @@ class Reference:
         self._end(holder, "NOTHELD")
         return ("changed", 1)
 
-    def _origin_gone(self, node: int, boot: int, connection: int, *, alive: bool) -> tuple[object, ...]:
+    def _origin_gone(self, told: OriginGone) -> tuple[object, ...]:
         def is_gone(request: Request) -> bool:
             origin = request.origin
-            if request.token or request.orphan or origin.node != node:
+            if request.token or request.orphan or origin.node != told.node:
                 return False
-            if connection:
-                return (origin.boot, origin.connection) == (boot, connection)
-            return (origin.boot != boot) if alive else (origin.boot == boot)
+            if told.connection:
+                one = told.operation in (0, origin.operation)
+                return one and (origin.boot, origin.connection) == (told.boot, told.connection)
+            return (origin.boot != told.boot) if told.boot_is_alive else (origin.boot == told.boot)
 
         gone = [request for request in self.live if is_gone(request)]
         for request in gone:

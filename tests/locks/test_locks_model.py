@@ -123,6 +123,14 @@ class MachineAgainstReference(RuleBasedStateMachine):
     def lose_origin(self, *, node: int, connection: int, boot: int, alive: bool) -> None:
         self.send(OriginGone(node, boot, connection, alive), user="")
 
+    @rule(lock=LOCKS, number=st.integers(0, 3))
+    def lose_one_wait(self, lock: str, number: int) -> None:
+        waiting = [request for request in self.reference.live if request.lock == lock and not request.token]
+        for request in waiting[number : number + 1]:
+            origin = request.origin
+            told = OriginGone(origin.node, origin.boot, origin.connection, operation=origin.operation)
+            self.send(told, user="")
+
     @rule(lock=LOCKS)
     def lose_the_answer(self, lock: str) -> None:
         holder = self.reference.holder(lock)

@@ -110,6 +110,20 @@ def test_g4_a_dead_nodes_waits_are_orphaned_whatever_their_connection(state: Clu
     assert state.machine.inspect("a").queue_length == 2
 
 
+def test_g4_one_operation_of_a_connection_can_be_gone_alone(state: ClusterState) -> None:
+    """Its caller was told UNKNOWN; a retry over the same connection, and its other waits, go on."""
+    unheard = state.acquire("a", "s2", owner="x", request=1, connection=5)
+    heard = state.acquire("a", "s2", owner="y", request=2, connection=5)
+    told = OriginGone(NODE, BOOT, 5, operation=unheard.origin.operation)
+    assert state.send(told).count == 1
+    assert heard.waits
+    again = state.acquire("a", "s2", owner="x", request=1, connection=5)
+    assert state.send(told).count == 0, "it has come back"
+    state.pass_ms(3 * TTL_MS)
+    assert again.waits
+    assert heard.waits
+
+
 def test_g4_a_live_boot_is_spared(state: ClusterState) -> None:
     old = state.acquire("a", "s2", request=1, node=2, boot=1)
     new = state.acquire("a", "s2", owner="x", request=2, node=2, boot=2)

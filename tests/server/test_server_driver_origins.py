@@ -115,6 +115,26 @@ def test_g4_a_wait_that_begins_after_its_connection_has_gone_is_withdrawn_all_th
     assert waiters(cluster) == 0
 
 
+def test_g4_a_wait_that_begins_after_its_caller_was_told_unknown_is_withdrawn() -> None:
+    """The command was under way while leaders changed. A retry would take the wait over again."""
+    cluster = Cluster()
+    cluster.elect(1)
+    cluster.open_session(1, "holder", LONG_MS)
+    cluster.open_session(1, "waiter", SHORT_MS)
+    cluster.acquire(1, "lock", "holder", request=1)
+    cluster.hold_back(frames.Forward)
+    outcomes = cluster.ask(3, Acquire("lock", 0, WAIT_FOREVER, ""), session="waiter", request=1, connection=7)
+    cluster.settle()
+    cluster.elect(2)
+    cluster.elect(1)
+    assert [isinstance(outcome, Refused) and outcome.code for outcome in outcomes] == ["UNKNOWN"]
+    cluster.hold_back()
+    cluster.settle()
+    assert waiters(cluster) == 1
+    pass_alive(cluster, SHORT_MS + 1_000)
+    assert waiters(cluster) == 0
+
+
 def test_g4_the_leader_withdraws_the_waits_of_a_dead_node() -> None:
     cluster, _ = with_waiter(3)
     alive = (1, 2)

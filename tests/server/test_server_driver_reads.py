@@ -55,6 +55,18 @@ def test_c6_reads_on_an_isolated_old_leader_and_whoever_is_with_it_are_never_ser
     assert knows(cluster, node, "new")
 
 
+def test_c6_a_read_asked_of_a_leader_that_is_cut_off_is_asked_again_of_the_next() -> None:
+    cluster = led_by(1)
+    cluster.hold_back(frames.ReadRequest)
+    done = cluster.read(3)
+    cluster.settle()
+    cluster.isolate(1)
+    cluster.hold_back()
+    cluster.elect(2)
+    cluster.tick(2, only=(2, 3))
+    assert done == MAY_READ
+
+
 def test_c6_a_read_that_nobody_can_answer_is_refused_in_time() -> None:
     cluster = led_by(1)
     cluster.isolate(2)
