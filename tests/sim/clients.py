@@ -127,8 +127,10 @@ class Client(Caller):
         node = self.pick_node()
         if node is not None:
             node.up.keepalive(user="u", session=self._session, on_outcome=answer)
-        # A try that stays without an answer is followed by the next one: TTL/5 leaves four.
-        self.later(TTL_MS / 5, functools.partial(self._keep_alive, generation))
+        # A try that stays without an answer is followed by the next one: TTL/5 leaves four. Now and
+        # then the process is busy for so long that the leader logs its silence (T2).
+        share = self.world.random.uniform(0.5, 0.9) if self.world.random.random() < 0.1 else 0.2
+        self.later(TTL_MS * share, functools.partial(self._keep_alive, generation))
 
     def _lose(self) -> None:
         """The session is gone, and with it the lease (K2, K3): begin anew."""
