@@ -39,6 +39,7 @@ def make_authority(folder: Path, name: str) -> Pair:
     openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
         *("-days", "2", "-subj", f"/CN={name}", "-keyout", pair.key, "-out", pair.cert),
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),  # Python 3.13 checks RFC 5280 strictly
     )
     return pair
 
@@ -47,7 +48,10 @@ def make_certificate(folder: Path, name: str, authority: Pair) -> Pair:
     """For localhost, 127.0.0.1 and ::1, good for both ends of a connection."""
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
     request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
-    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n")
+    extensions.write_text(
+        "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1\n"
+        "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+    )
     openssl(
         *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
         *("-subj", f"/CN={name}", "-keyout", pair.key, "-out", request),
