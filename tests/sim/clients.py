@@ -24,6 +24,8 @@ from tests.sim.calls import Caller
 from tests.sim.world import World
 
 LOCKS = ("a", "b", "c")
+KEPT = "kept"
+"""A lock that one client holds to the end."""
 TTL_MS = 2_000
 MARGIN_MS = max(40, TTL_MS * 2 // 100)
 UNSURE = ("UNKNOWN", "UNAVAILABLE")
@@ -51,6 +53,9 @@ class Trust:
 
 class Client(Caller):
     """One process with one session at a time, which holds at most one lock at a time."""
+
+    BUSY = 0.1
+    """How often it is too busy to renew in time."""
 
     def __init__(self, world: World, trust: Trust, number: int) -> None:
         super().__init__(world, number)
@@ -129,7 +134,8 @@ class Client(Caller):
             node.up.keepalive(user="u", session=self._session, on_outcome=answer)
         # A try that stays without an answer is followed by the next one: TTL/5 leaves four. Now and
         # then the process is busy for so long that the leader logs its silence (T2).
-        share = self.world.random.uniform(0.5, 0.9) if self.world.random.random() < 0.1 else 0.2
+        is_busy = self.world.random.random() < self.BUSY
+        share = self.world.random.uniform(0.5, 0.9) if is_busy else 0.2
         self.later(TTL_MS * share, functools.partial(self._keep_alive, generation))
 
     def _lose(self) -> None:
@@ -305,3 +311,28 @@ class Reader(Caller):
                 self.world.met["reads"] += 1
 
         node.up.read(done)
+
+
+class Holder(Client):
+    """Holds one lock, and keeps it until the end."""
+
+    BUSY = 0.0
+
+    def _next_move(self, generation: int) -> None:
+        if generation == self._generation and self._held is None:
+            self._wanted = (KEPT, self._next_request())
+            self._acquire(-1)
+
+
+class Waiter(Caller):
+    """Waits for the kept lock for ever, in a private session: its connection alone keeps it there."""
+
+    def start(self) -> None:
+        private, request = (f"{self.world.random.getrandbits(128):032x}" for _ in range(2))
+        self.call(
+            Acquire(KEPT, TTL_MS, -1, ""),
+            lambda _: None,
+            on_silence=self.start,
+            session=private,
+            request=request,
+        )

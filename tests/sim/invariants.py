@@ -56,7 +56,10 @@ class Invariants:
         assert known == state, f"state machine safety: node {node} differs from another at index {applied}"
 
     def on_crash(self, node: NodeId) -> None:
-        """A new life starts from the disk: its commit index and applied state may be behind."""
+        """A new life starts from the disk: a term that nothing was said in, the commit index and the
+        applied state may be behind."""
+        self._seen.pop(node, None)
+        self._term_seen.pop(node, None)
         self._checked.pop(node, None)
         self._commit_seen.pop(node, None)
 

@@ -41,7 +41,7 @@ class Faults:
             loss=random.choice((0.0, 0.01, 0.05, 0.15)),
             doubling=random.choice((0.0, 0.02, 0.1)),
             delay_ms=random.choice((0.5, 3.0, 15.0)),
-            disk_ms=random.choice((0.3, 2.0, 12.0)),
+            disk_ms=random.choice((0.3, 4.0, 25.0)),
         )
 
 
@@ -285,6 +285,13 @@ class World:
                 self.cut.add((node, other))
                 if not one_way:
                     self.cut.add((other, node))
+
+    def black_out(self) -> None:
+        """The power of all nodes goes at once: what any of them had only in memory is gone (P3)."""
+        self.met["blackouts"] += 1
+        for node in self.nodes.values():
+            if node.running:
+                node.crash()
 
     def heal(self) -> None:
         self.cut.clear()
