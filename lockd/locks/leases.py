@@ -32,7 +32,7 @@ class RenewalVerdict(enum.Enum):
     RENEWED_MARKED = "renewed, but marked silent"
     """As RENEWED, but answer it with the outcome of a ClearSilent that is proposed now (T2)."""
     EXPIRING = "expiring"
-    """Chosen for expiry: not renewed (T3). Answer it when the choice is applied or refused."""
+    """Chosen for expiry: not renewed (T3). Answer it when the choice is applied, or void with the book."""
     UNKNOWN = "unknown"
     """Not a session with a running lease."""
 
@@ -153,14 +153,6 @@ class LeaseBook:
             chosen.append(session)
         return tuple(chosen)
 
-    def choice_refused(self, sessions: Iterable[SessionId]) -> None:
-        """Their ExpireSessions was not appended: they may be renewed, or chosen, again (T3)."""
-        for session in sessions:
-            lease = self._leases.get(session)
-            if lease is not None and lease.is_chosen:
-                lease.is_chosen = False
-                heapq.heappush(self._deadlines, (lease.deadline_ms, session))
-
     def silent(self, now_ms: int, at_most: int = 1_000) -> tuple[tuple[SessionId, int], ...]:
         """Sessions not heard of for over half their TTL, with that silence in ms, sorted (T2).
 
@@ -184,8 +176,3 @@ class LeaseBook:
                 later_ms = now_ms + lease.ttl_ms // 8 + 1
             heapq.heappush(self._marks, (later_ms, session))
         return tuple(sorted(found))
-
-    def next_deadline_ms(self) -> int | None:
-        """No earlier than this does `choose_expired` or `silent` have anything to say."""
-        heads = [heap[0][0] for heap in (self._deadlines, self._marks) if heap]
-        return min(heads, default=None)

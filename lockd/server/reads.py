@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lockd.ids import NO_NODE, LogIndex, NodeId, SessionId
+from lockd.ids import NO_NODE, LogIndex, NodeId, SessionId, Term
 from lockd.locks.commands import Outcome, Refused
 from lockd.raft.node import RaftNode, ReadReady, Role
 from lockd.server import frames
 
 NOT_LEADER = -1
+NOT_ASKED = Term(0)
 
 
 @dataclass(slots=True)
@@ -27,8 +28,8 @@ class _Question:
     session: SessionId | None
     done: Callable[[Outcome | None], None]
     """Called once: a keepalive's outcome, a refusal, or None when the applied state may be read."""
-    asked: NodeId = NO_NODE
-    """Which other node it was sent to; NO_NODE while it is with none."""
+    asked: Term = NOT_ASKED
+    """The term whose leader it was sent to, while it is with another node."""
 
 
 class Reads:
@@ -91,7 +92,7 @@ class Reads:
             request = frames.KeepaliveRequest(number, question.user, question.session)
         if leader == NO_NODE or not self._send(leader, request):
             return False
-        question.asked = leader
+        question.asked = self._raft.term
         return True
 
     def tick(self, now_ms: int) -> None:
@@ -101,8 +102,8 @@ class Reads:
         for number, question in list(self._open.items()):
             if now_ms >= question.deadline_ms:
                 self._finish(number, Refused("UNAVAILABLE", "no leader answered in time"))
-            elif question.asked not in (NO_NODE, self._raft.leader_id):
-                question.asked = NO_NODE
+            elif question.asked not in (NOT_ASKED, self._raft.term):
+                question.asked = NOT_ASKED
                 self._unrouted.append(number)
 
     def fail_all(self, reason: str) -> None:

@@ -142,16 +142,6 @@ def test_t3_a_session_chosen_for_expiry_is_not_renewed() -> None:
     assert book.renew(S1, 9_001) is RenewalVerdict.UNKNOWN
 
 
-def test_t3_the_choice_is_dropped_when_its_proposal_was_refused() -> None:
-    book = LeaseBook(0, [view(S1, 5_000), view(S2, 5_000)])
-    chosen = book.choose_expired(5_000, 10)
-    assert chosen == (S1, S2)
-    book.choice_refused(chosen)
-    assert book.renew(S1, 5_001) is RenewalVerdict.RENEWED
-    assert book.choose_expired(5_002, 10) == (S2,)
-    assert book.choose_expired(10_001, 10) == (S1,)
-
-
 def test_t2_a_late_renewal_before_the_choice_counts() -> None:
     book = LeaseBook(0, [view(S1, 5_000)])
     assert book.renew(S1, 7_000) is RenewalVerdict.RENEWED
@@ -176,7 +166,6 @@ def test_t4_mass_expiry_comes_in_portions_the_longest_overdue_first() -> None:
 
 def test_a_waiting_private_session_has_no_deadline_until_its_grant() -> None:
     book = LeaseBook(0, [view(S1, 5_000, lease_running=False)])
-    assert book.next_deadline_ms() is None
     assert book.renew(S1, 1) is RenewalVerdict.UNKNOWN
     book.learn([LeaseChange(LeaseEvent.BEGAN, S1, 5_000)], 7_000)
     assert book.choose_expired(11_999, 1) == ()
@@ -193,18 +182,7 @@ def test_what_is_learnt_twice_does_no_harm() -> None:
     for _ in range(2):
         book.ended(S1)
         book.cleared(S1)
-        book.choice_refused([S1])
     assert book.choose_expired(99_999, 9) == ()
-
-
-def test_the_next_deadline_is_never_after_something_is_due() -> None:
-    book = LeaseBook(0, [view(S1, 8_000)])
-    assert book.next_deadline_ms() == 4_000
-    book.silent(4_000)
-    book.renew(S1, 4_500)
-    due = book.next_deadline_ms()
-    assert due is not None
-    assert due <= 12_500
 
 
 def test_the_book_agrees_with_a_plain_one() -> None:
@@ -230,7 +208,9 @@ def test_the_book_agrees_with_a_plain_one() -> None:
                 assert set(expired) == due
                 chosen |= due
             case 3:
-                book.choice_refused(sorted(chosen))
+                for gone in sorted(chosen):  # ExpireSessions is applied
+                    book.ended(gone)
+                    plain.pop(gone)
                 chosen.clear()
             case 4:
                 for marked, silent_ms in book.silent(now_ms):
