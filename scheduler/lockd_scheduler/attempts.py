@@ -120,7 +120,13 @@ class Attempts:
         """
 
         def guard(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-            _guard_attempt(connection, started, idle)
+            try:
+                _guard_attempt(connection, started, idle)
+            except BaseException:
+                # The session has the connection already and won't call us for it again: a body that
+                # swallows the error must find it unusable until it has rolled back.
+                connection.invalidate()
+                raise
 
         with Session(self.engine) as session:
             event.listen(session, "after_begin", guard)
@@ -131,6 +137,8 @@ class Attempts:
             try:
                 session.commit()
             except DBAPIError as lost:
+                if not lost.connection_invalidated:
+                    raise  # the database's own answer, such as a deferred constraint's: nothing was written
                 raise OutcomeUnknown(f"run {started.claimed.run_id}: the commit's reply was lost") from lost
 
 

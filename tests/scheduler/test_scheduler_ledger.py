@@ -1,11 +1,12 @@
 """The ledger's contract, on SQLite and on PostgreSQL."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from lockd_scheduler import AttemptFenced, Cron, Run
 from lockd_scheduler.attempts import Attempts, Finish
@@ -319,6 +320,55 @@ def test_an_error_inside_a_fenced_session_commits_neither(world: World, engine: 
     assert world.states() == ["failed"]
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM effects")).scalar_one() == 0
+
+
+def test_r1_a_fenced_session_stays_closed_to_a_body_that_swallows_the_error(
+    world: World, engine: Engine
+) -> None:
+    """R1: a refused transaction is refused to its end, also when the next statement is tried anyway."""
+
+    @world.cron.every("1m", name="write")
+    def write(run: Run) -> None:
+        with run.fenced_session() as session:
+            session.commit()
+            world.clock.turn(LOST_AFTER + SECOND)
+            process.turn()
+            for _ in range(3):
+                with suppress(AttemptFenced, PendingRollbackError):
+                    session.execute(text("INSERT INTO effects VALUES ('x')"))
+            with suppress(PendingRollbackError):
+                session.commit()
+
+    process = world.process().elected(1)
+    process.turn()
+    process.worker.execute(process.pop())
+    assert world.attempts()[0].state == "lost"
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM effects")).scalar_one() == 0
+
+
+def test_a_constraint_that_refuses_the_commit_is_no_unknown_outcome(world: World, engine: Engine) -> None:
+    """S9 is for lost replies: here the database has answered, and nothing was written."""
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE effects"))
+        connection.execute(
+            text(
+                "CREATE TABLE effects (id INTEGER PRIMARY KEY, fire INTEGER"
+                " REFERENCES effects (id) DEFERRABLE INITIALLY DEFERRED)"
+            )
+        )
+
+    @world.cron.every("1m", name="write")
+    def write(run: Run) -> None:
+        with run.fenced_session() as session:
+            session.execute(text("INSERT INTO effects VALUES (1, 99)"))
+
+    process = world.process().elected(1)
+    process.turn()
+    process.run_all()
+    assert world.states() == ["failed"]
+    assert "IntegrityError" in world.runs()[0].error
+    assert "OutcomeUnknown" not in world.runs()[0].error
 
 
 @pytest.mark.parametrize("commit_first", [False, True])
