@@ -163,7 +163,8 @@ def _file_office(ledger: Ledger) -> FileOffice:
         raise BadSchedule(
             f"{url.get_backend_name()} needs --lockd ENDPOINTS: without it two processes can't choose one"
         )
-    database = Path(url.database or "").absolute()
+    # One file has one lock, also for whoever comes by a symbolic link.
+    database = Path(url.database or "").resolve()
     return FileOffice(database.with_name(database.name + ".lock"), last_token=ledger.last_token)
 
 

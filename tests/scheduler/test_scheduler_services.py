@@ -87,6 +87,19 @@ def test_two_services_never_run_a_fire_twice(pair: Pair, stopping: list[Service]
     assert {row[1] for row in rows} <= {"succeeded", "claimed"}
 
 
+def test_a_symbolic_link_to_the_database_is_the_same_database(
+    tmp_path: Path, stopping: list[Service]
+) -> None:
+    cron = Cron("ops")
+    cron.every("1h", name="idle")(lambda: None)
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    real = Settings.from_words(db=f"sqlite:///{tmp_path}/real.db")
+    stopping.append(start_service("ops", cron.jobs, real, None))
+    link = Settings.from_words(db=f"sqlite:///{tmp_path}/link.db")
+    with pytest.raises(OfficeTaken):
+        start_service("ops", cron.jobs, link, None)
+
+
 def test_a_stopped_service_lets_its_attempts_finish(pair: Pair, stopping: list[Service]) -> None:
     """R1: the next one is in office before the old one's attempt has ended, and the attempt counts."""
     started, go_on = threading.Event(), threading.Event()
