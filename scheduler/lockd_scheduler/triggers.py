@@ -27,6 +27,9 @@ PERIOD_MIN = timedelta(seconds=1)
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
 
+_EARLIEST = datetime(1, 1, 3, tzinfo=UTC)
+"""From here on every zone's wall time is a date that Python can express."""
+
 
 class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
     """A rising series of UTC moments, and the JSON that it can be made from again."""
@@ -41,7 +44,7 @@ class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
 
     def first(self, now: datetime) -> datetime | None:
         """The fire with which a new schedule begins: the first at or after `now`."""
-        return self.next_after(now - timedelta(microseconds=1))
+        return self.next_after(max(now, _EARLIEST) - timedelta(microseconds=1))
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         """APScheduler's question: the first fire after the previous one, or at or after `now`."""
@@ -73,7 +76,10 @@ class CronTrigger(Trigger):
 
     def next_after(self, moment: datetime) -> datetime | None:
         moment = moment.astimezone(UTC)
-        return self._next_fixed(moment) if self._is_fixed_time else self._next_real(moment)
+        try:
+            return self._next_fixed(moment) if self._is_fixed_time else self._next_real(moment)
+        except OverflowError:
+            return None  # past the year 9999
 
     def to_json(self) -> dict[str, Any]:
         return {"type": "cron", "expression": self.expression, "tz": self.tz, "dst": "once"}
@@ -120,7 +126,10 @@ class EveryTrigger(Trigger):
 
     def next_after(self, moment: datetime) -> datetime | None:
         origin = EPOCH + self.offset
-        return origin + ((moment - origin) // self.period + 1) * self.period
+        try:
+            return origin + ((moment - origin) // self.period + 1) * self.period
+        except OverflowError:
+            return None  # past the year 9999
 
     def to_json(self) -> dict[str, Any]:
         return {

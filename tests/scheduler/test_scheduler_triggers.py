@@ -221,3 +221,16 @@ def test_a_trigger_comes_back_from_its_definition(trigger: Trigger) -> None:
 def test_what_is_not_a_schedule_is_refused(expression: str, zone: str) -> None:
     with pytest.raises(BadSchedule):
         CronTrigger(expression, zone)
+
+
+@pytest.mark.parametrize("expression", ["* * * * *", "0 0 1 1 *", "0 0 29 2 *", "* * * * * *"])
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+def test_a_schedule_ends_with_the_calendar(expression: str, zone: str) -> None:
+    """Beyond what a date can express there is no fire, and no error."""
+    trigger = CronTrigger(expression, zone)
+    last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    assert trigger.next_after(last) is None
+    first = trigger.first(datetime(1, 1, 1, tzinfo=UTC))
+    assert first is not None
+    assert first.year < 10
+    assert EveryTrigger(timedelta(days=1)).next_after(last) is None
