@@ -13,6 +13,8 @@ _UNITS = {
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
 }
+_LONGEST = timedelta(days=36_525)
+"""A century: any moment plus or minus it is still a date, and a thread can wait so long."""
 _PART = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)")
 _WHOLE = re.compile(rf"({_PART.pattern})+")
 
@@ -26,9 +28,12 @@ def parse_duration(text: str) -> timedelta:
         raise BadSchedule(f"{text[:40]!r} is not a duration: write it like 30s, 5m or 1h30m")
     parts = _PART.findall(text)
     try:
-        return sum((int(number) * _UNITS[unit] for number, unit in parts), timedelta())
+        length = sum((int(number) * _UNITS[unit] for number, unit in parts), timedelta())
     except OverflowError:
-        raise BadSchedule(f"{text[:40]!r} is too long a duration") from None
+        length = timedelta.max
+    if length > _LONGEST:
+        raise BadSchedule(f"{text[:40]!r} is too long a duration: at most 100 years")
+    return length
 
 
 def format_duration(length: timedelta) -> str:
