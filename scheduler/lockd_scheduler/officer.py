@@ -8,7 +8,7 @@ officer; only the fence row ends a tenure for certain (SAFETY R1).
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from lockd.errors import Unavailable
 from lockd_scheduler.errors import OfficeLost
@@ -47,6 +47,9 @@ class Officer:
     _mandate: Mandate | None = field(default=None, init=False)
     _errors: int = field(default=0, init=False)
     _recheck: bool = field(default=False, init=False)
+    _in_trouble: bool = field(default=False, init=False)
+    _none_lost_before: datetime | None = field(default=None, init=False)
+    """After an outage of the ledger the attempts that live get the time to say so (R1)."""
 
     def turn(self) -> float:
         """Do the next thing. Returns how many seconds the turn after it may wait."""
@@ -114,13 +117,21 @@ class Officer:
             self._recheck = False
         batch = self.ledger.claim_due(mandate, self.specs, now=now)
         self._dispatch(batch.claimed)
-        lost = self.ledger.mark_lost(mandate, silent_since=now - self.lost_after, now=now)
-        if lost:
-            logger.warning("attempts lost scope=%s count=%d", mandate.scope, lost)
+        self._mark_lost(mandate, now)
         if batch.next_due is None:
             return POLL_SECONDS
         until_due = (batch.next_due - self.clock.now()).total_seconds()
         return min(max(until_due, 0.0), POLL_SECONDS)
+
+    def _mark_lost(self, mandate: Mandate, now: datetime) -> None:
+        if self._in_trouble:
+            self._in_trouble = False
+            self._none_lost_before = now + self.lost_after
+        if self._none_lost_before is not None and now < self._none_lost_before:
+            return
+        lost = self.ledger.mark_lost(mandate, silent_since=now - self.lost_after, now=now)
+        if lost:
+            logger.warning("attempts lost scope=%s count=%d", mandate.scope, lost)
 
     def _dispatch(self, claimed: tuple[Claimed, ...]) -> None:
         for one in claimed:
@@ -128,7 +139,7 @@ class Officer:
 
     def _trouble(self, error: Exception) -> float:
         self._errors += 1
-        self._recheck = True
+        self._recheck = self._in_trouble = True
         if self._errors == 1:
             logger.warning("no answer, trying on scope=%s: %s", self.ledger.scope, first_line(error))
         if self._errors >= ERRORS_BEFORE_STEPPING_DOWN and self.tenure.token is not None:

@@ -95,7 +95,10 @@ class Service:
         except Exception as error:  # noqa: BLE001 - the boundary of this thread
             self.fail(error)
         finally:
-            self._officer.stop()
+            try:
+                self._officer.stop()
+            except Exception as error:  # noqa: BLE001 - whoever waits for the end must see it
+                self.fail(error)
             self.ended.set()
             self.on_ended()
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from lockd_scheduler import AttemptFenced, Cron, Run
@@ -274,6 +274,35 @@ def test_only_missed_heartbeats_make_an_attempt_lost(world: World) -> None:
     [first, *_] = world.attempts()
     assert (first.state, first.late_state) == ("lost", "succeeded")
     assert world.runs()[0].state == "lost"
+
+
+def test_an_outage_of_the_ledger_longer_than_the_patience_makes_no_living_attempt_lost(
+    world: World,
+) -> None:
+    """R1: nobody's heartbeat could be written; when the database answers, the living speak first."""
+
+    def refuse(*_: object) -> None:
+        raise OperationalError("no answer", None, Exception("down"))
+
+    @world.cron.every("1h", name="long")
+    def long(run: Run) -> None:
+        event.listen(world.engine, "before_cursor_execute", refuse)
+        try:
+            world.clock.turn(2 * LOST_AFTER)
+            process.turn()
+        finally:
+            event.remove(world.engine, "before_cursor_execute", refuse)
+        process.turn()
+        process.worker.heartbeat()
+        assert not run.is_fenced
+
+    process = world.process().elected(1)
+    process.turn()
+    process.run_all()
+    assert world.states() == ["succeeded"]
+    world.clock.turn(2 * LOST_AFTER)
+    process.turn()
+    assert world.states() == ["succeeded"]
 
 
 def test_a_lost_attempt_is_followed_by_another_at_least_once(world: World) -> None:
