@@ -40,13 +40,15 @@ class Trust:
     def __post_init__(self) -> None:
         self._holders: dict[str, Client] = {}
 
-    def taken(self, lock: str, client: "Client", token: int) -> None:
-        self.world.met["grants answered"] += 1
+    def check(self, lock: str, client: "Client", token: int) -> None:
+        """The client may have begun to trust its lease. A late answer alone starts no trust (K1)."""
+        if not client.trusts(lock):
+            return
         other = self._holders.get(lock)
         if other is not None and other is not client and other.trusts(lock):
             raise AssertionError(
-                f"P1: {client.name} was granted {lock!r}, token {token}, "
-                f"while {other.name} trusts its own lease"
+                f"P1: {client.name} trusts its lease of {lock!r}, token {token}, "
+                f"while {other.name} trusts its own"
             )
         self._holders[lock] = client
 
@@ -120,6 +122,8 @@ class Client(Caller):
                 self.world.met["renewals"] += 1
                 self._deadline_ms = max(self._deadline_ms, sent + outcome.ttl_ms - MARGIN_MS)
                 self._hopes_until_ms = self._deadline_ms
+                if self._held is not None:
+                    self._trust.check(self._held[0], self, self._held[1])
             elif isinstance(outcome, Refused) and outcome.code == "NOSESSION":
                 assert self.clock.ms() >= self._deadline_ms, (
                     f"T2: the session of {self.name} ended while the client could still trust it"
@@ -217,7 +221,8 @@ class Client(Caller):
 
     def _hold(self, granted: Granted) -> None:
         self._held = (granted.lock, granted.token)
-        self._trust.taken(granted.lock, self, granted.token)
+        self.world.met["grants answered"] += 1
+        self._trust.check(granted.lock, self, granted.token)
         self._think()
 
     def _release(self, lock: str, token: int) -> None:
