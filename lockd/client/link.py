@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from lockd.client.connection import Connection, Reply, connect
+from lockd.client.connection import Connection, Reply, connect, pack
 from lockd.client.lease import Clock
 from lockd.client.options import ClientOptions, EndpointRing
 from lockd.client.queries import Greeting, Words
@@ -32,10 +32,11 @@ _REFUSALS_BEFORE_LEAVING = 2
 class Call:
     """One command on its way until it is answered. `reply` may be a LockdError."""
 
-    __slots__ = ("_on_reply", "refusal", "refusals", "reply", "sends", "sent_at", "words")
+    __slots__ = ("_on_reply", "command", "refusal", "refusals", "reply", "sends", "sent_at", "words")
 
     def __init__(self, words: Words, on_reply: Callable[["Call"], None]) -> None:
         self.words = words
+        self.command = pack(words)
         self.reply: Reply = None
         self.sends = 0
         self.sent_at = 0.0
@@ -93,7 +94,8 @@ class Link:
     def call(self, words: Words, on_reply: Callable[[Call], None], *, is_urgent: bool = False) -> Call:
         """Send a command as soon as a node is reached, and again until it is answered.
 
-        One that is urgent goes before all that have not been sent.
+        One that is urgent goes before all that have not been sent. Raises ValueError for words that
+        can't be sent.
         """
         call = Call(words, on_reply)
         self._open[call] = None
@@ -205,7 +207,7 @@ class Link:
         self._unsent.extend(self._open)
         self._on_up()
         self._send_more()
-        connection.send(("CLUSTER.STATUS",), self._on_members)
+        connection.send(pack(("CLUSTER.STATUS",)), self._on_members)
 
     def _down(self) -> None:
         if self._connection is not None:
@@ -231,7 +233,7 @@ class Link:
     def _send(self, call: Call, connection: Connection) -> None:
         call.sends += 1
         call.sent_at = self._clock()
-        connection.send(call.words, lambda reply: self._on_reply(call, reply, connection))
+        connection.send(call.command, lambda reply: self._on_reply(call, reply, connection))
 
     def _send_again(self, call: Call, connection: Connection) -> None:
         if connection is self._connection:

@@ -79,6 +79,32 @@ def test_a_hundred_tasks_on_one_client_and_one_name_never_meet(server: ThreadedL
     assert room.tokens == sorted(set(room.tokens))
 
 
+def test_g3_a_name_that_cannot_be_sent_shifts_nobody_elses_answer(server: ThreadedListener) -> None:
+    """Its place among the expected replies once gave the lock after it to whoever was refused before."""
+
+    async def main() -> None:
+        async with lockd.AsyncClient(server.endpoint) as other, lockd.AsyncClient(server.endpoint) as client:
+            await other.acquire("taken")
+            await client.acquire("warm")
+            unsendable, taken, free = await asyncio.gather(
+                client.try_lock("file-\udcff"),  # as os.listdir() names a file whose name is no UTF-8
+                client.try_lock("taken"),
+                client.try_lock("free"),
+                return_exceptions=True,
+            )
+            assert isinstance(unsendable, ValueError)
+            assert taken is None
+            assert isinstance(free, lockd.AsyncLease)
+            assert free.token == (await client.inspect("free")).holders[0].token
+
+    asyncio.run(main())
+
+
+def test_a_name_that_cannot_be_sent_is_refused_before_a_node_is_reached() -> None:
+    with lockd.Client("127.0.0.1:1", ttl=0.5) as client, pytest.raises(ValueError, match="surrogates"):
+        client.acquire_ttl("file-\udcff", ttl=1)
+
+
 def test_tasks_and_threads_of_one_client_exclude_each_other(server: ThreadedListener) -> None:
     room = Room()
     with lockd.Client(server.endpoint) as client:
