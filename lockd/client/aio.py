@@ -326,8 +326,6 @@ class AsyncClient:
         """In a forked child: hold nothing, and leave the parent's connection alone (SAFETY K5)."""
         inherited, self._direct = (self._direct, self._loop), None
         self._owners.after_fork()
-        if inherited[0] is not None:
-            inherited[0].engine.forsake(fork.FORKED)
         return inherited
 
     def _caller(self) -> _Direct:

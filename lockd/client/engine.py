@@ -9,7 +9,7 @@ import logging
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from lockd.client import queries
+from lockd.client import fork, queries
 from lockd.client.connection import Reply
 from lockd.client.keeper import Keeper
 from lockd.client.lease import Clock, Grant, LeaseView
@@ -55,6 +55,8 @@ class Engine:
         self._entered: WeakValueDictionary[tuple[str, str], Grant] = WeakValueDictionary()
         """What each (owner, lock) holds. A lost grant stays while its holder has it in hand."""
         self.is_closed = False
+        # Not only the client's: a lease may outlive the client that it came from.
+        fork.watch(self)
 
     # Locks.
 
@@ -185,11 +187,12 @@ class Engine:
                 log.warning("the session was not closed, and ends with its TTL: %s", error)
         await self._link.close()
 
-    def forsake(self, because: str) -> None:
+    def after_fork(self) -> object:
         """Rely on nothing any more, and touch nothing: in a forked child all is the parent's (K5)."""
         self.is_closed = True
         if self._keeper.session is not None:
-            self._keeper.session.trust.end(because)
+            self._keeper.session.trust.end(fork.FORKED)
+        return self
 
     def _check_open(self) -> None:
         if self.is_closed:

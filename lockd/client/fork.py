@@ -2,7 +2,7 @@
 
 The child has a copy of every client, and of the sockets and the loop beneath it, which are shared
 with the parent. It must neither use nor close them. So each client forgets its engine in the
-child, its leases are lost there, and the engine is kept unused to the child's end.
+child, each engine's leases are lost there, and the engine is kept unused to the child's end.
 """
 
 import os
@@ -11,10 +11,10 @@ from weakref import WeakSet
 
 
 class Forkable(Protocol):
-    """A client."""
+    """A client, or its engine."""
 
     def after_fork(self) -> object:
-        """In the child: forget the engine. Returns what must not be collected there."""
+        """In the child: forget what is the parent's. Returns what must not be collected there."""
         ...
 
 
@@ -25,7 +25,7 @@ _parents: list[object] = []
 
 
 def watch(client: Forkable) -> None:
-    """Have the client's `after_fork` called in every child of this process."""
+    """Have its `after_fork` called in every child of this process."""
     _clients.add(client)
 
 

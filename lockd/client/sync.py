@@ -336,8 +336,6 @@ class Client:
         inherited, self._runtime = self._runtime, None
         self._lock = threading.Lock()
         self._owners.after_fork()
-        if inherited is not None:
-            inherited.engine.forsake(fork.FORKED)
         return inherited
 
     def _started(self) -> _Runtime:

@@ -1,6 +1,7 @@
 """Threads and tasks are owners: a crowd on one client and one name, re-entry, loss, interrupts, forks."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -365,3 +366,16 @@ def test_k5_a_forked_child_holds_nothing_and_has_a_session_of_its_own(server: Th
         assert not lease.lost
         lease.check(9.0)
         assert lease.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_k5_a_forked_child_holds_nothing_of_a_client_that_is_out_of_hand(server: ThreadedListener) -> None:
+    lease = lockd.Client(server.endpoint).acquire("outlives its client")
+    gc.collect()
+    pid = os.fork()
+    if pid == 0:  # whatever happens, the child ends here
+        signal.alarm(10)  # a release that waits for the parent's thread waits for ever
+        os._exit(0 if lease.lost and lease.remaining() == 0.0 and not lease.release() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    lease.check()
+    assert lease.release()
