@@ -82,7 +82,10 @@ class AsyncLease(LeaseView):
                 loop.call_soon_threadsafe(over.set)
 
         self.grant.on_over(tell)
-        await over.wait()
+        try:
+            await over.wait()
+        finally:
+            self.grant.forget(tell)
         return self.lost
 
 

@@ -9,6 +9,7 @@ Every question is answered with the time of asking: a flag that a timer should h
 late, a clock is not. Times are seconds of one clock that counts suspend; the caller hands it in.
 """
 
+import contextlib
 import enum
 import math
 from collections.abc import Callable, Mapping
@@ -179,6 +180,11 @@ class Grant:
         if self._over is not None:
             for late in self._take_over():
                 late()
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """Whoever gave `tell` to `on_over` waits no more. Any thread."""
+        with contextlib.suppress(ValueError):  # it has been told
+            self._on_over.remove(tell)
 
     def _end(self, state: LeaseState) -> list[Callable[[], None]]:
         if self._over is not None:

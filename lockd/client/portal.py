@@ -47,6 +47,11 @@ class Portal:
             self._abandon(future, give_back)
             raise
 
+    def check_may_wait(self) -> None:
+        """Raise RuntimeError on the portal's own thread, which would wait for itself."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a callback can't wait for its client")
+
     def stop(self) -> None:
         """Cancel what still runs, stop the loop and wait for its thread."""
         with self._lock:
@@ -63,10 +68,13 @@ class Portal:
             task.add_done_callback(lambda done: self._hand_over(done, future, give_back))
 
         with self._lock:
-            if self._is_stopped or threading.current_thread() is self._thread:
+            try:
+                if self._is_stopped:
+                    raise RuntimeError("the client was closed")
+                self.check_may_wait()
+            except RuntimeError:
                 coroutine.close()
-                why = "the client was closed" if self._is_stopped else "a callback can't wait for its client"
-                raise RuntimeError(why)
+                raise
             self._loop.call_soon_threadsafe(launch)
         return future
 

@@ -104,7 +104,10 @@ class Lease(LeaseView):
         `timeout` seconds have passed."""
         over = threading.Event()
         self.grant.on_over(over.set)
-        over.wait(timeout)
+        try:
+            over.wait(timeout)
+        finally:
+            self.grant.forget(over.set)
         return self.lost
 
 
@@ -312,8 +315,13 @@ class Client:
         return runtime.run(engine.acquire_private(name, ttl=ttl, wait=wait, request=request, meta=text))
 
     def close(self) -> None:
-        """End the session: its locks are free at once, its leases lost, its waits over. Idempotent."""
+        """End the session: its locks are free at once, its leases lost, its waits over. Idempotent.
+
+        Raises RuntimeError in a callback of `on_lost`, which can't wait for its client.
+        """
         with self._lock:
+            if self._runtime is not None:
+                self._runtime.portal.check_may_wait()
             self._is_closed = True
             runtime, self._runtime = self._runtime, None
         if runtime is not None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -239,6 +240,36 @@ def test_wait_lost_ends_with_the_release_too(server: ThreadedListener) -> None:
         lease.release()
         thread.join(10)
         assert found == [False]
+
+
+def test_who_stops_waiting_for_a_loss_leaves_nothing_behind(server: ThreadedListener) -> None:
+    """A worker that waits a second at a time, for days, must not fill the memory."""
+    with lockd.Client(server.endpoint) as client, client.lock("polled") as lease:
+        before = list(lease.grant._on_over)
+        assert not lease.wait_lost(0.001)
+        assert lease.grant._on_over == before
+
+
+def test_a_callback_that_may_not_close_its_client_leaves_it_open(server: ThreadedListener) -> None:
+    refused: Future[None] = Future()
+    client = lockd.Client(server.endpoint, ttl=3)
+    lease = client.acquire("closed by a callback")
+
+    def close() -> None:
+        try:
+            client.close()
+            refused.set_result(None)
+        except RuntimeError as error:
+            refused.set_exception(error)
+
+    lease.on_lost(close)
+    client.ask(close_session(lease.grant.session))
+    with pytest.raises(RuntimeError, match="can't wait for its client"):
+        refused.result(10)
+    assert client.acquire("after it").release()
+    client.close()
+    with pytest.raises(RuntimeError, match="the client was closed"):
+        client.acquire("after it")
 
 
 def test_closing_frees_everything_at_once_and_ends_the_waits(server: ThreadedListener) -> None:
