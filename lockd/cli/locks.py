@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from lockd.cli.options import Access, Duration, as_json, with_access, with_meta
+from lockd.cli.options import Access, Duration, LockName, as_json, with_access, with_meta
 from lockd.cli.output import duration, lock_document, show_facts, show_json, show_table
 from lockd.client import queries
 from lockd.client.queries import LockInfo
@@ -18,7 +18,7 @@ from lockd.ids import TOKEN_MAX
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=LockName())
 @click.option("--ttl", type=Duration(), required=True, help="How long it is held unless it is renewed.")
 @click.option(
     "--wait",
@@ -84,7 +84,7 @@ def renew(*, access: Access, session: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=LockName())
 @click.argument("token", type=click.IntRange(1, TOKEN_MAX))
 @click.option("--session", required=True, help="The session that holds it, as `lockd acquire` printed it.")
 @as_json
@@ -101,7 +101,7 @@ def release(*, access: Access, name: str, token: int, session: str, as_json: boo
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=LockName())
 @as_json
 @with_access
 def inspect(*, access: Access, name: str, as_json: bool) -> None:

@@ -58,6 +58,22 @@ class Duration(click.ParamType[float | None]):
             self.fail(str(error), param, ctx)
 
 
+class LockName(click.ParamType[str]):
+    """A lock's name: the cluster has the other rules, these are what can't be sent to it."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text:
+            self.fail("a lock's name can't be empty", param, ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # arguments that are no UTF-8 come as surrogates
+            self.fail(f"a lock's name is UTF-8, and {text!r} is not", param, ctx)
+        return text
+
+
 class JsonObject(click.ParamType[dict[str, Any]]):
     """A JSON object, as a dict."""
 

@@ -25,7 +25,7 @@ import click
 from lockd.cli.children import ChildGroup, Terminal
 from lockd.cli.exits import ExitStatus
 from lockd.cli.guard import Guard
-from lockd.cli.options import Access, Duration, as_json, with_access, with_meta
+from lockd.cli.options import Access, Duration, LockName, as_json, with_access, with_meta
 from lockd.client.sync import Lease
 from lockd.errors import LeaseLost
 
@@ -76,7 +76,7 @@ class _InterruptedError(BaseException):
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--lock", "name", required=True, metavar="NAME", help="The lock to hold.")
+@click.option("--lock", "name", type=LockName(), required=True, metavar="NAME", help="The lock to hold.")
 @click.option(
     "--ttl",
     type=Duration(),
