@@ -87,7 +87,7 @@ class Engine:
         )
         acquisition = Wait(words, lock=lock, session=session.id, request=request)
         try:
-            fence = self._fence_of(await self._obtain(acquisition, wait))
+            fence = self._fence_of(await self._obtain(acquisition, wait), lock)
         except SessionExpired as error:
             self._keeper.end(session, f"the cluster ended the session: {error}")
             if acquisition.is_queued or self.is_closed:
@@ -262,7 +262,9 @@ class Engine:
         self._duties[done] = (self._link.call(words, on_reply), session)
         return done
 
-    def _fence_of(self, reply: GrantReply) -> Fence:
+    def _fence_of(self, reply: GrantReply, lock: str) -> Fence:
+        if reply.lock != lock:
+            raise OutcomeUnknown(f"the node's answer is of another lock: {reply.lock!r}, not {lock!r}")
         try:
             fence = Fence.parse(reply.fence)
         except ValueError as error:

@@ -153,8 +153,8 @@ class Client:
     SSLContext. `auth`: (user, password).
 
     Making it does no IO: the first use connects, opens the session and starts one daemon thread.
-    `close()`, or `with`, ends the session and frees its locks at once; without that they end with
-    the TTL. A forked child starts anew: what the parent holds is lost in the child (SAFETY K5).
+    `close()`, or `with`, ends the session and frees its locks at once; without that they end a TTL
+    after the process. A forked child starts anew: what the parent holds is lost in the child (SAFETY K5).
     """
 
     def __init__(
