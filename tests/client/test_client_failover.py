@@ -394,3 +394,16 @@ def test_a_crowd_is_sent_in_portions_that_a_node_reads() -> None:
             await client.close()
 
     run(main())
+
+
+def test_g7_a_grant_of_another_lock_is_no_grant() -> None:
+    async def main() -> None:
+        async with Peer() as peer:
+            client = lockd.AsyncClient(peer.endpoint)
+            peer.script("LOCK.ACQUIRE", lambda words: peer.grant(words, lock="other"))
+            with pytest.raises(lockd.OutcomeUnknown, match="another lock"):
+                await client.acquire("k")
+            assert (await peer.heard("LOCK.CANCEL"))[1] == "k"
+            await client.close()
+
+    run(main())
