@@ -27,6 +27,8 @@ BACKOFF_SECONDS_MAX = 1.0
 IN_FLIGHT_MAX = 256
 """Commands on one connection that are not answered yet; a node reads only so far ahead."""
 _REFUSALS_BEFORE_LEAVING = 2
+# A generator of our own: the program's global one, which it may have seeded, is left alone.
+_jitter = random.Random()  # noqa: S311 - nothing is kept secret by it
 
 
 class Call:
@@ -173,7 +175,7 @@ class Link:
         longest = min(BACKOFF_SECONDS_MAX, self._options.ttl / 10)
         pause = min(longest, BACKOFF_SECONDS_MIN * (1 << min(rounds - 1, 10)))
         # Spread out the clients of a node that has just died.
-        spread: float = random.uniform(0.5, 1.0)  # noqa: S311 - nothing is kept secret by it
+        spread: float = _jitter.uniform(0.5, 1.0)
         return pause * spread
 
     async def _try_next(self) -> Connection | None:

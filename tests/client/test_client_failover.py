@@ -1,6 +1,7 @@
 """What the client does when a node fails it: nodes on real sockets that misbehave on cue (K1 to K3, K6)."""
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from typing import Any
 
@@ -404,6 +405,20 @@ def test_g7_a_grant_of_another_lock_is_no_grant() -> None:
             with pytest.raises(lockd.OutcomeUnknown, match="another lock"):
                 await client.acquire("k")
             assert (await peer.heard("LOCK.CANCEL"))[1] == "k"
+            await client.close()
+
+    run(main())
+
+
+def test_reconnecting_leaves_the_programs_own_random_numbers_alone() -> None:
+    async def main() -> None:
+        async with Peer(ttl_ms=SHORT_TTL_MS) as peer:
+            client = lockd.AsyncClient(peer.endpoint, ttl=2)
+            lease = await client.acquire("k")
+            before = random.getstate()
+            await peer.stop()
+            assert await lease.wait_lost()
+            assert random.getstate() == before
             await client.close()
 
     run(main())
