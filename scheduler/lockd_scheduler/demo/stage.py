@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -43,7 +44,8 @@ class Stage:
     def __init__(self, directory: Path, database: str) -> None:
         self.directory = directory
         self.database = database
-        self._ports = {node: (_free_port(), _free_port(), _free_port()) for node in NODES}
+        ports = iter(_free_ports(3 * len(NODES)))
+        self._ports = {node: (next(ports), next(ports), next(ports)) for node in NODES}
         self._running: dict[str, subprocess.Popen[str]] = {}
 
     @property
@@ -115,7 +117,10 @@ class Stage:
     def leader(self) -> int | None:
         """Who leads by its own word."""
         for node in NODES:
-            if f"node {node}" in self._running:
+            process = self._running.get(f"node {node}")
+            if process is not None and process.poll() is not None:
+                raise StageError(f"node {node} ended with status {process.returncode}")
+            if process is not None:
                 status = self.status(node)
                 if status is not None and status["role"] == "leader":
                     return node
@@ -184,7 +189,14 @@ class Worker:
         self._process.stdin.flush()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """So many different ports, below those that the kernel gives to outgoing connections."""
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(found) < count:
+            port = 10_000 + secrets.randbelow(22_000)
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
