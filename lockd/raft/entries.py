@@ -44,7 +44,9 @@ class EntryRun:
 class HardState:
     """What must be on disk before any message that depends on it leaves (§5.1, SAFETY D2).
 
-    `commit` is a hint that speeds up a restart; losing it loses nothing.
+    `commit` tells which entries can be applied again at a restart. It may lag behind what was
+    committed, but never behind what this node knew when it wrote its last entries: with those
+    goes every membership change that they rest on (SAFETY C7).
     """
 
     term: Term
@@ -56,14 +58,32 @@ class HardState:
 class Configuration:
     """The members: `voters` decide; in joint mode `voters_outgoing` must agree too (§6).
 
-    Tuples are sorted and without repeats. Learners receive the log and have no vote.
+    Tuples are sorted and without repeats. Learners receive the log and have no vote;
+    `learners_next` are outgoing voters that become learners when the joint mode is left, which
+    with `auto_leave` the leader does by itself.
     """
 
     voters: tuple[NodeId, ...]
     voters_outgoing: tuple[NodeId, ...] = ()
     learners: tuple[NodeId, ...] = ()
+    learners_next: tuple[NodeId, ...] = ()
+    auto_leave: bool = False
 
     @property
     def members(self) -> tuple[NodeId, ...]:
         """Everyone who receives the log, sorted."""
         return tuple(sorted({*self.voters, *self.voters_outgoing, *self.learners}))
+
+    @property
+    def is_joint(self) -> bool:
+        return bool(self.voters_outgoing)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """What a snapshot stands for: all entries up to `index`, whose term is `term` (§7, SAFETY C9)."""
+
+    index: LogIndex
+    term: Term
+    configuration: Configuration
+    """As of `index`."""
