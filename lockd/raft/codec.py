@@ -10,15 +10,17 @@ import msgspec
 from msgspec import Meta
 
 from lockd.ids import LogIndex, NodeId, Term
-from lockd.raft.entries import EntryKind, EntryRun
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, SnapshotMeta
 from lockd.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
 )
 
 WIRE_VERSION: Final = 1
@@ -124,7 +126,45 @@ class _HeartbeatReply(_Frame, tag=6):
         return HeartbeatReply(self.sender, self.receiver, self.term, self.read_sequence)
 
 
-_Wire = _RequestVote | _RequestVoteReply | _AppendEntries | _AppendEntriesReply | _Heartbeat | _HeartbeatReply
+class _InstallSnapshot(_Frame, tag=7):
+    index: _Index
+    index_term: _Term
+    voters: tuple[_NodeId, ...]
+    voters_outgoing: tuple[_NodeId, ...]
+    learners: tuple[_NodeId, ...]
+    learners_next: tuple[_NodeId, ...]
+    auto_leave: bool
+
+    def message(self) -> InstallSnapshot:
+        configuration = Configuration(
+            self.voters, self.voters_outgoing, self.learners, self.learners_next, self.auto_leave
+        )
+        if any(list(ids) != sorted({*ids}) for ids in self._roles()) or not self.voters:
+            raise ValueError("the configuration of a snapshot is not in order")
+        if self.index_term > self.term:
+            raise ValueError("a snapshot is of a later term than its leader's")
+        meta = SnapshotMeta(self.index, self.index_term, configuration)
+        return InstallSnapshot(self.sender, self.receiver, self.term, meta)
+
+    def _roles(self) -> tuple[tuple[NodeId, ...], ...]:
+        return self.voters, self.voters_outgoing, self.learners, self.learners_next
+
+
+class _TimeoutNow(_Frame, tag=8):
+    def message(self) -> TimeoutNow:
+        return TimeoutNow(self.sender, self.receiver, self.term)
+
+
+_Wire = (
+    _RequestVote
+    | _RequestVoteReply
+    | _AppendEntries
+    | _AppendEntriesReply
+    | _Heartbeat
+    | _HeartbeatReply
+    | _InstallSnapshot
+    | _TimeoutNow
+)
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[_Wire] = msgspec.msgpack.Decoder(_Wire)
 
@@ -181,5 +221,21 @@ def _to_wire(m: Message) -> _Wire:
             )
         case RequestVoteReply():
             return _RequestVoteReply(m.sender, m.receiver, m.term, m.granted, m.pre_vote)
+        case InstallSnapshot(snapshot=meta):
+            members = meta.configuration
+            return _InstallSnapshot(
+                m.sender,
+                m.receiver,
+                m.term,
+                meta.index,
+                meta.term,
+                members.voters,
+                members.voters_outgoing,
+                members.learners,
+                members.learners_next,
+                members.auto_leave,
+            )
+        case TimeoutNow():
+            return _TimeoutNow(m.sender, m.receiver, m.term)
         case _:
             assert_never(m)

@@ -12,13 +12,24 @@ from lockd.raft.state import RaftState, Role
 
 
 def tick(state: RaftState) -> None:
-    """Count a tick of one who doesn't lead; stand for election when the timeout is over.
-
-    Learners and removed nodes never stand.
-    """
+    """Count a tick of one who doesn't lead; stand for election when the timeout is over."""
     state.election_elapsed += 1
-    if state.is_voter and state.election_elapsed >= state.election_timeout:
+    if state.election_elapsed >= state.election_timeout:
+        campaign(state)
+
+
+def campaign(state: RaftState) -> None:
+    """Stand for election, if this node may.
+
+    Learners and removed nodes never do, nor a node with a membership change that is committed and
+    not yet in force here: it would ask a quorum that is none any more (SAFETY C7).
+    """
+    if state.role is Role.LEADER or not state.is_voter or state.has_unapplied_change:
+        return
+    if state.config.pre_vote:
         _start_pre_vote(state)
+    else:
+        _start_election(state, transfer=False)
 
 
 def tick_leader(state: RaftState) -> None:
@@ -30,6 +41,9 @@ def tick_leader(state: RaftState) -> None:
     if state.election_elapsed < state.config.election_ticks:
         return
     state.election_elapsed = 0
+    state.transferee = NO_NODE  # It has not taken over in time: go on leading (thesis §3.10).
+    if not state.config.check_quorum:
+        return
     configuration = state.configuration
     heard = {peer: progress.active for peer, progress in state.progress.items()}
     if vote_result(configuration.voters, configuration.voters_outgoing, heard) is not VoteResult.WON:
@@ -42,13 +56,19 @@ def tick_leader(state: RaftState) -> None:
             progress.active = False
 
 
+def handle_timeout_now(state: RaftState) -> None:
+    """Take over from the leader that asks for it: an election without pre-vote or waiting (thesis §3.10)."""
+    if state.role is Role.FOLLOWER and state.is_voter and not state.has_unapplied_change:
+        _start_election(state, transfer=True)
+
+
 def ignores_candidate(state: RaftState, request: RequestVote) -> bool:
     """Tell whether the request is not even to be looked at, its term included (§6, last problem).
 
     Else a node that was removed or cut off could depose a working leader (SAFETY C5). A request
     that the leader itself asked for is looked at.
     """
-    return state.hears_leader and not request.transfer
+    return state.config.check_quorum and state.hears_leader and not request.transfer
 
 
 def handle_request_vote(state: RaftState, request: RequestVote) -> None:
@@ -104,7 +124,7 @@ def _count_votes(state: RaftState) -> bool:
             state.become_follower(state.term, NO_NODE)
             return False
         case VoteResult.WON if state.role is Role.PRE_CANDIDATE:
-            _start_election(state)
+            _start_election(state, transfer=False)
             return False
         case VoteResult.WON:
             return True
@@ -121,14 +141,20 @@ def _start_pre_vote(state: RaftState) -> None:
     _count_votes(state)
 
 
-def _start_election(state: RaftState) -> None:
+def _start_election(state: RaftState, *, transfer: bool) -> None:
     state.become_candidate()
     # The own vote counts when it is on disk, like any other (SAFETY C2): it comes back with step().
     state.send(RequestVoteReply(state.node_id, state.node_id, state.term, granted=True, pre_vote=False))
     for voter in _other_voters(state):
         state.send(
             RequestVote(
-                state.node_id, voter, state.term, state.log.last_index, state.log.last_term, pre_vote=False
+                state.node_id,
+                voter,
+                state.term,
+                state.log.last_index,
+                state.log.last_term,
+                pre_vote=False,
+                transfer=transfer,
             )
         )
 

@@ -177,6 +177,32 @@ class Log:
             if (last_term, last) == (term, index):
                 return self.persisted_index > before
 
+    def has_kind(self, kind: EntryKind, first: LogIndex, last: LogIndex) -> bool:
+        """Tell whether an entry of that kind is among those from `first` to `last`."""
+        return kind in self._kinds[first - self.base - 1 : last - self.base]
+
+    def compact(self, index: LogIndex) -> None:
+        """Forget the entries up to `index`, which are on disk; their part is played by a snapshot (§7)."""
+        assert self.base <= index <= self.persisted_index
+        self._base_term = self.term_at(index)
+        dropped = index - self.base
+        del self._terms[:dropped]
+        del self._kinds[:dropped]
+        del self._payloads[:dropped]
+        self.base = index
+
+    def reset(self, index: LogIndex, term: Term) -> None:
+        """Begin anew after `index`: a snapshot takes the place of everything that is here (§7).
+
+        Writes that are under way vouch for nothing any more.
+        """
+        self.base, self._base_term = index, term
+        self._terms.clear()
+        self._kinds.clear()
+        self._payloads.clear()
+        self.handed_index = self.persisted_index = index
+        self._writes = deque((t, i, _NO_INDEX) for t, i, _ in self._writes)
+
     def check_invariants(self) -> None:
         assert len(self._terms) == len(self._kinds) == len(self._payloads)
         assert self.base <= self.persisted_index <= self.handed_index <= self.last_index

@@ -5,6 +5,8 @@
 | RequestVote, RequestVoteReply | candidate → all voters | | §5.2, §5.4.1; pre-vote: thesis §9.6 |
 | AppendEntries, AppendEntriesReply | leader → follower | | §5.3 |
 | Heartbeat, HeartbeatReply | leader → follower | carries the ReadIndex round | §5.2, thesis §6.4 |
+| InstallSnapshot | leader → follower | answered by AppendEntriesReply | §7 |
+| TimeoutNow | leader → voter | asks for an election at once | thesis §3.10 |
 
 Heartbeats are apart from appends, as in etcd: they carry no log position, only a commit index
 that the follower is known to have, and the newest ReadIndex round.
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lockd.ids import LogIndex, NodeId, Term
-from lockd.raft.entries import EntryRun
+from lockd.raft.entries import EntryRun, SnapshotMeta
 
 _NO_INDEX: Final = LogIndex(0)
 _NO_TERM: Final = Term(0)
@@ -87,4 +89,36 @@ class HeartbeatReply:
     read_sequence: int = 0
 
 
-Message = RequestVote | RequestVoteReply | AppendEntries | AppendEntriesReply | Heartbeat | HeartbeatReply
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot:
+    """The log goes on from here: what was before it is in the snapshot.
+
+    The state itself is not in the message. Its sender's owner streams the file, and the
+    receiver's owner steps the message once it has the file whole and checked (SAFETY C9).
+    """
+
+    sender: NodeId
+    receiver: NodeId
+    term: Term
+    snapshot: SnapshotMeta
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """Stand for election at once: the leader hands over to the receiver."""
+
+    sender: NodeId
+    receiver: NodeId
+    term: Term
+
+
+Message = (
+    RequestVote
+    | RequestVoteReply
+    | AppendEntries
+    | AppendEntriesReply
+    | Heartbeat
+    | HeartbeatReply
+    | InstallSnapshot
+    | TimeoutNow
+)

@@ -6,21 +6,41 @@ from typing import assert_never, final
 
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
 from lockd.raft import election, reads, replication
-from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 from lockd.raft.log import Log
+from lockd.raft.membership import ConfigurationChange, apply_change
 from lockd.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
 )
 from lockd.raft.progress import Progress
-from lockd.raft.state import NotLeader, RaftConfig, RaftState, ReadReady, Role, TooMuchUncommitted
+from lockd.raft.state import (
+    ChangeRefused,
+    NotLeader,
+    RaftConfig,
+    RaftState,
+    ReadReady,
+    Role,
+    TooMuchUncommitted,
+)
 
-__all__ = ["NotLeader", "RaftConfig", "RaftNode", "ReadReady", "Ready", "Role", "TooMuchUncommitted"]
+__all__ = [
+    "ChangeRefused",
+    "NotLeader",
+    "RaftConfig",
+    "RaftNode",
+    "ReadReady",
+    "Ready",
+    "Role",
+    "TooMuchUncommitted",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +48,9 @@ class Ready:
     """What has come about since the last Ready; `lockd.raft` says what the caller owes for it."""
 
     hard_state: HardState | None
-    """To disk, when term or vote changed, or when entries go there anyway and commit has moved."""
+    """To disk, when term or vote changed, or when commit has moved and something else goes there."""
+    snapshot: SnapshotMeta | None
+    """To install before all else in this Ready: state and log begin with it from now on (§7)."""
     append: EntryRun
     """To disk, which first drops whatever it has at or after `append.first`. May be empty."""
     send_now: tuple[Message, ...]
@@ -47,8 +69,10 @@ class Ready:
 class RaftNode:
     """The consensus of one member (SAFETY C1): not thread-safe, one task owns it.
 
-    `log` is what the disk holds. `draw(low, high)` gives a whole number between both inclusive;
-    it is the only randomness. Raises CorruptData when log and hard state contradict each other.
+    `log` is what the disk holds, and `configuration` what is in force at `applied`: the index of the
+    snapshot from which the state machine was loaded, by default where the log begins.
+    `draw(low, high)` gives a whole number between both inclusive; it is the only randomness.
+    Raises CorruptData when log and hard state contradict each other.
     """
 
     __slots__ = ("_emitted", "_state")
@@ -61,9 +85,10 @@ class RaftNode:
         hard_state: HardState,
         log: Log,
         draw: Callable[[int, int], int],
+        applied: LogIndex | None = None,
     ) -> None:
         self._state = RaftState(
-            config, configuration=configuration, hard_state=hard_state, log=log, draw=draw
+            config, configuration=configuration, hard_state=hard_state, log=log, draw=draw, applied=applied
         )
         self._emitted = self._state.hard_state
 
@@ -135,6 +160,61 @@ class RaftNode:
         """
         return replication.propose(self._state, kind, payload)
 
+    def propose_change(self, change: ConfigurationChange) -> tuple[Term, LogIndex]:
+        """As `propose`, for a membership change (SAFETY C7).
+
+        Raises ChangeRefused as well, which says what has to come before.
+        """
+        return replication.propose_change(self._state, change)
+
+    def apply_change(self, change: ConfigurationChange) -> Configuration:
+        """Let a change be in force, and return the configuration; before `applied` of its entry.
+
+        Raises MembershipError for one that can't follow the present configuration: the log holds
+        what no leader proposes. Then stop.
+        """
+        state = self._state
+        state.change_configuration(apply_change(state.configuration, change))
+        replication.configuration_applied(state)
+        reads.confirm_rounds(state)
+        return state.configuration
+
+    def campaign(self) -> None:
+        """Stand for election now, if this node may (not as a learner, nor before a change is applied)."""
+        election.campaign(self._state)
+
+    def transfer_leadership(self, to: NodeId) -> None:
+        """Hand leadership over to a voter, as soon as it has the whole log (thesis §3.10).
+
+        Until it leads nothing can be proposed; after an election timeout this node goes on. Raises NotLeader.
+        """
+        replication.transfer_leadership(self._state, to)
+
+    def forget_leader(self) -> None:
+        """As a follower, follow nobody: candidates are listened to at once, as if the leader were silent."""
+        if self._state.role is Role.FOLLOWER:
+            self._state.leader_id = NO_NODE
+
+    def report_unreachable(self, peer: NodeId) -> None:
+        """Messages to the peer were lost. The core would find out by itself, later."""
+        replication.report_unreachable(self._state, peer)
+
+    def report_snapshot_failed(self, peer: NodeId) -> None:
+        """An InstallSnapshot handed out for the peer will not arrive; it may be sent another."""
+        replication.report_snapshot_failed(self._state, peer)
+
+    def snapshot_taken(self, snapshot: SnapshotMeta) -> None:
+        """From now on this is what a follower is sent that lags behind the log's beginning."""
+        assert snapshot.index <= self._state.last_applied
+        self._state.snapshot = snapshot
+
+    def compact(self, index: LogIndex) -> None:
+        """Forget the log up to `index`, which is applied and within the newest snapshot (§7)."""
+        state = self._state
+        assert state.snapshot is not None
+        assert index <= state.snapshot.index
+        state.log.compact(index)
+
     def read_index(self) -> int:
         """Join the ReadIndex round that begins after this call; return its sequence.
 
@@ -153,8 +233,9 @@ class RaftNode:
     def applied(self, index: LogIndex) -> None:
         """Note that the state machine has everything up to `index`, which a Ready handed out."""
         state = self._state
-        assert state.last_applied <= index <= state.handed_to_apply
-        state.last_applied = index
+        assert index <= state.handed_to_apply
+        state.last_applied = max(state.last_applied, index)  # a snapshot may have overtaken it
+        replication.leave_joint_if_due(state)
 
     def ready(self) -> Ready | None:
         """Return what is new since the last call, or None. Call again until None.
@@ -168,17 +249,19 @@ class RaftNode:
             replication.offer_appends(state)
         if not self._has_news():
             return None
+        snapshot, state.snapshot_to_install = state.snapshot_to_install, None
         append = state.log.take_unwritten()
-        hard_state = self._hard_state_to_write(append)
+        hard_state = self._hard_state_to_write(writes=bool(append.terms) or snapshot is not None)
         ready = Ready(
             hard_state=hard_state,
+            snapshot=snapshot,
             append=append,
             send_now=tuple(state.send_now),
             send_after_durable=tuple(state.send_after_durable),
             committed=state.take_committed(),
             reads=tuple(state.reads_confirmed),
             reads_dropped=state.reads_dropped,
-            must_sync=hard_state is not None or len(append) > 0,
+            must_sync=hard_state is not None or snapshot is not None or len(append) > 0,
         )
         state.send_now.clear()
         state.send_after_durable.clear()
@@ -196,6 +279,7 @@ class RaftNode:
             bool(state.send_now or state.send_after_durable or state.reads_confirmed)
             or state.reads_dropped
             or state.log.has_unwritten
+            or state.snapshot_to_install is not None
             or state.has_committed
             or self._vote_changed
         )
@@ -205,10 +289,11 @@ class RaftNode:
         state, emitted = self._state, self._emitted
         return state.term != emitted.term or state.voted_for != emitted.voted_for
 
-    def _hard_state_to_write(self, append: EntryRun) -> HardState | None:
+    def _hard_state_to_write(self, *, writes: bool) -> HardState | None:
         commit_moved = self._state.commit_index != self._emitted.commit
-        # A commit index alone is a hint, not worth a sync of its own.
-        if not self._vote_changed and not (append.terms and commit_moved):
+        # A commit index alone is not worth a sync of its own. With entries it has to go: a node that
+        # has a membership change in its log knows all earlier ones to be committed (SAFETY C7).
+        if not self._vote_changed and not (writes and commit_moved):
             return None
         self._emitted = self._state.hard_state
         return self._emitted
@@ -228,11 +313,12 @@ class RaftNode:
 
     def _refuse_old_term(self, message: Message) -> None:
         match message:
-            case AppendEntries() | Heartbeat():
-                replication.refuse_old_leader(self._state, message.sender)
+            case AppendEntries() | Heartbeat() | InstallSnapshot():
+                if self._state.config.pre_vote or self._state.config.check_quorum:
+                    replication.refuse_old_leader(self._state, message.sender)
             case RequestVote():
                 election.refuse_old_candidate(self._state, message)
-            case RequestVoteReply() | AppendEntriesReply() | HeartbeatReply():
+            case RequestVoteReply() | AppendEntriesReply() | HeartbeatReply() | TimeoutNow():
                 pass
             case _:
                 assert_never(message)
@@ -244,7 +330,7 @@ class RaftNode:
                 return False
             case RequestVote(pre_vote=True) | RequestVoteReply(pre_vote=True, granted=True):
                 pass  # The term of a possible election, in which nobody is yet.
-            case AppendEntries() | Heartbeat():
+            case AppendEntries() | Heartbeat() | InstallSnapshot():
                 state.become_follower(message.term, message.sender)
             case _:
                 state.become_follower(message.term, NO_NODE)
@@ -262,6 +348,10 @@ class RaftNode:
             case HeartbeatReply():
                 replication.handle_heartbeat_reply(state, message)
                 reads.handle_heartbeat_reply(state, message)
+            case InstallSnapshot():
+                replication.handle_snapshot(state, message)
+            case TimeoutNow():
+                election.handle_timeout_now(state)
             case RequestVote():
                 election.handle_request_vote(state, message)
             case RequestVoteReply():

@@ -2,21 +2,26 @@
 
     PROBE      one append at a time, until the follower agrees on a position (§5.3)
     REPLICATE  appends go out ahead of their acks, within a window of messages and bytes
+    SNAPSHOT   nothing is sent until a snapshot has arrived: what comes next is not in the log any more
 
 A refusal or a long silence leads from REPLICATE to PROBE, a success back. After a pause an
-answered heartbeat lets one more append through, so that lost messages never end the flow.
+answered heartbeat lets one more append through, so that lost messages never end the flow. Out
+of SNAPSHOT leads an ack that reaches the log's beginning, or the word that sending it has failed.
 """
 
 import enum
 from collections import deque
-from typing import final
+from typing import Final, final
 
 from lockd.ids import LogIndex
+
+_NO_INDEX: Final = LogIndex(0)
 
 
 class Pace(enum.Enum):
     PROBE = enum.auto()
     REPLICATE = enum.auto()
+    SNAPSHOT = enum.auto()
 
 
 @final
@@ -38,6 +43,7 @@ class Progress:
         "next_index",
         "pace",
         "paused",
+        "pending_snapshot",
         "read_acknowledged",
         "resume_on_heartbeat",
         "sent_commit",
@@ -48,6 +54,7 @@ class Progress:
         self.next_index = next_index
         self.pace = Pace.PROBE
         self.paused = False
+        self.pending_snapshot = LogIndex(0)
         self.active = False
         self.resume_on_heartbeat = False
         self.sent_commit = LogIndex(0)
@@ -85,8 +92,10 @@ class Progress:
             self._inflight_bytes += payload_bytes
         self.paused = self.is_window_full
 
-    def acknowledged(self, match_index: LogIndex) -> bool:
+    def acknowledged(self, match_index: LogIndex, *, log_base: LogIndex = _NO_INDEX) -> bool:
         """Note entries on the follower's disk; return whether its position changed.
+
+        `log_base` is where the leader's log begins: an ack before it does not end a SNAPSHOT.
 
         A late ack changes nothing: match_index never goes back (SAFETY C3). An ack of what was
         known moves a probed follower to REPLICATE, as the two logs agree there.
@@ -99,8 +108,11 @@ class Progress:
         self.next_index = max(self.next_index, LogIndex(match_index + 1))
         while self._inflight and self._inflight[0][0] <= match_index:
             self._inflight_bytes -= self._inflight.popleft()[1]
-        if self.pace is Pace.PROBE:
+        if self.pace is Pace.SNAPSHOT and match_index < log_base:
+            return True
+        if self.pace is not Pace.REPLICATE:
             self.pace = Pace.REPLICATE
+            self.pending_snapshot = LogIndex(0)
             self.next_index = LogIndex(match_index + 1)
         self.paused = False
         return True
@@ -116,16 +128,25 @@ class Progress:
                 return False
             self.become_probe()
             return True
-        if rejected_index != self.next_index - 1:
+        if self.pace is Pace.SNAPSHOT or rejected_index != self.next_index - 1:
             return False
         self.next_index = max(LogIndex(min(rejected_index, hint_index + 1)), LogIndex(self.match_index + 1))
         self.sent_commit = min(self.sent_commit, LogIndex(self.next_index - 1))
         self.paused = False
         return True
 
+    def become_snapshot(self, index: LogIndex) -> None:
+        """Send nothing more until the snapshot of that index has arrived, or failed to."""
+        self.become_probe()
+        self.pace = Pace.SNAPSHOT
+        self.pending_snapshot = index
+        self.next_index = LogIndex(index + 1)
+        self.paused = True
+
     def become_probe(self) -> None:
         """Start over from what is known to be on the follower's disk."""
         self.pace = Pace.PROBE
+        self.pending_snapshot = LogIndex(0)
         self.next_index = LogIndex(self.match_index + 1)
         self.sent_commit = min(self.sent_commit, self.match_index)
         self.paused = False
@@ -137,3 +158,5 @@ class Progress:
         assert self._inflight_bytes == sum(size for _, size in self._inflight)
         assert len(self._inflight) <= self._inflight_appends_max
         assert self.pace is Pace.REPLICATE or not self._inflight
+        assert (self.pace is Pace.SNAPSHOT) == bool(self.pending_snapshot)
+        assert self.paused or self.pace is not Pace.SNAPSHOT

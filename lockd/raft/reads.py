@@ -38,7 +38,7 @@ def begin_round(state: RaftState) -> bool:
     own = state.progress.get(state.node_id)
     if own is not None:
         own.read_acknowledged = state.read_sequence
-    _confirm_rounds(state)
+    confirm_rounds(state)
     return bool(state.read_rounds)
 
 
@@ -50,10 +50,11 @@ def handle_heartbeat_reply(state: RaftState, reply: HeartbeatReply) -> None:
     begun = state.read_rounds[-1].sequence
     if progress.read_acknowledged < reply.read_sequence <= begun:
         progress.read_acknowledged = reply.read_sequence
-        _confirm_rounds(state)
+        confirm_rounds(state)
 
 
-def _confirm_rounds(state: RaftState) -> None:
+def confirm_rounds(state: RaftState) -> None:
+    """Hand out the rounds that a quorum of the present configuration has answered."""
     configuration = state.configuration
     acknowledged = {peer: progress.read_acknowledged for peer, progress in state.progress.items()}
     confirmed = acknowledged_by_quorum(configuration.voters, configuration.voters_outgoing, acknowledged)

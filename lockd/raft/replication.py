@@ -8,10 +8,24 @@ acks; its own copy counts like any other, when it is durable. Appends are made i
 from lockd.errors import CorruptData
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
 from lockd.raft.entries import EntryKind
-from lockd.raft.messages import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply
+from lockd.raft.membership import (
+    LEAVE_JOINT,
+    ConfigurationChange,
+    MembershipError,
+    apply_change,
+    encode_change,
+)
+from lockd.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+    TimeoutNow,
+)
 from lockd.raft.progress import Pace, Progress
 from lockd.raft.quorum import acknowledged_by_quorum
-from lockd.raft.state import NotLeader, RaftState, Role, TooMuchUncommitted
+from lockd.raft.state import ChangeRefused, NotLeader, RaftState, Role, TooMuchUncommitted
 
 
 def lead(state: RaftState) -> None:
@@ -23,16 +37,78 @@ def lead(state: RaftState) -> None:
 def propose(state: RaftState, kind: EntryKind, payload: bytes) -> tuple[Term, LogIndex]:
     """Append an entry to the leader's log; return what identifies it. It may yet be overwritten.
 
-    Raises NotLeader, and TooMuchUncommitted when the uncommitted tail would exceed its limit;
-    a single larger payload passes when nothing else waits.
+    Raises NotLeader, also for a leader that is handing over or is no member any more, and
+    TooMuchUncommitted when the uncommitted tail would exceed its limit; a single larger payload
+    passes when nothing else waits.
     """
-    if state.role is not Role.LEADER:
-        raise NotLeader(state.leader_id)
+    if state.role is not Role.LEADER or state.transferee != NO_NODE or state.node_id not in state.progress:
+        raise NotLeader(state.leader_id if state.role is not Role.LEADER else state.transferee)
     uncommitted = state.uncommitted_bytes + len(payload)
     if state.uncommitted_bytes and uncommitted > state.config.uncommitted_bytes_max:
         raise TooMuchUncommitted(f"{state.uncommitted_bytes} bytes of the log wait to be committed")
-    state.uncommitted_bytes = uncommitted
-    return state.term, state.log.append(state.term, kind, payload)
+    return state.term, _append(state, kind, payload)
+
+
+def propose_change(state: RaftState, change: ConfigurationChange) -> tuple[Term, LogIndex]:
+    """As `propose`, for a membership change, which then has no other beside it until it is applied.
+
+    Raises ChangeRefused as well: before the leader's first entry is committed, while another change
+    is pending, or when this one can't follow the present configuration (SAFETY C7).
+    """
+    if state.role is not Role.LEADER:
+        raise NotLeader(state.leader_id)
+    if not state.is_leader_ready:
+        raise ChangeRefused("this leader has not committed an entry of its own yet")
+    if state.pending_change_index > state.last_applied:
+        raise ChangeRefused(f"another change is under way, in entry {state.pending_change_index}")
+    if state.configuration.is_joint and not change.leaves_joint:
+        raise ChangeRefused("the configuration is joint: another change has to wait until it is left")
+    try:
+        apply_change(state.configuration, change)
+    except MembershipError as error:
+        raise ChangeRefused(str(error)) from error
+    return propose(state, EntryKind.CONFIGURATION, encode_change(change))
+
+
+def configuration_applied(state: RaftState) -> None:
+    """After a change took effect: quorums may be smaller now, and this node may have left (SAFETY C7)."""
+    if state.role is not Role.LEADER:
+        return
+    configuration = state.configuration
+    if state.config.step_down_on_removal and not state.is_voter:
+        state.become_follower(state.term, NO_NODE)
+        return
+    if state.transferee not in {*configuration.voters, *configuration.voters_outgoing}:
+        state.transferee = NO_NODE
+    advance_commit(state)
+
+
+def leave_joint_if_due(state: RaftState) -> None:
+    """Have a leader end a joint mode that is to end by itself, once the entry that began it is applied.
+
+    Not before: a joint configuration that is not committed must not be left (camunda#60086).
+    """
+    if (
+        state.role is Role.LEADER
+        and state.configuration.auto_leave
+        and state.last_applied >= state.pending_change_index
+    ):
+        _append(state, EntryKind.CONFIGURATION, encode_change(LEAVE_JOINT))
+
+
+def transfer_leadership(state: RaftState, to: NodeId) -> None:
+    """Hand over to a voter once it has the whole log; nothing is accepted until it leads or time is over.
+
+    Raises NotLeader. Who already leads, is asked already, or has no vote: nothing happens.
+    """
+    if state.role is not Role.LEADER:
+        raise NotLeader(state.leader_id)
+    voters = {*state.configuration.voters, *state.configuration.voters_outgoing}
+    if to in {state.node_id, state.transferee} or to not in voters:
+        return
+    state.transferee = to
+    state.election_elapsed = 0
+    _hand_over_when_caught_up(state, to)
 
 
 def tick_leader(state: RaftState) -> None:
@@ -52,7 +128,8 @@ def offer_appends(state: RaftState) -> None:
         if peer == state.node_id:
             continue
         while not progress.paused and progress.next_index <= state.log.last_index:
-            _send_append(state, peer, progress)
+            if not _send_append(state, peer, progress):
+                break
         if not progress.paused and progress.lacks_commit(state.commit_index):
             _send_append(state, peer, progress)
 
@@ -121,12 +198,48 @@ def handle_append_reply(state: RaftState, reply: AppendEntriesReply) -> None:
     progress.active = True
     if reply.success:
         # Nobody can have more of this term than its leader: such an ack is not one of ours.
-        if reply.match_index <= state.log.last_index and progress.acknowledged(reply.match_index):
+        known = reply.match_index <= state.log.last_index
+        if known and progress.acknowledged(reply.match_index, log_base=state.log.base):
             advance_commit(state)
+        _hand_over_when_caught_up(state, reply.sender)
     else:
         # §5.3: the follower's hint skips its divergent terms, our own log skips ours.
-        agreed, _ = state.log.largest_index_within(reply.hint_index, reply.hint_term)
+        agreed = reply.hint_index
+        if agreed >= state.log.base:
+            agreed, _ = state.log.largest_index_within(agreed, reply.hint_term)
         progress.refused(reply.rejected_index, agreed)
+
+
+def handle_snapshot(state: RaftState, message: InstallSnapshot) -> None:
+    """Take over a snapshot that this node's owner has whole, unless the log has all of it (§7).
+
+    The answer leaves when it is durable. Unlike etcd this takes a snapshot whose configuration
+    lacks this node, too: who has just been added finds itself in an entry after it, and until
+    then it has no vote and stands for nothing.
+    """
+    _follow(state, message.sender)
+    snapshot = message.snapshot
+    if snapshot.index > state.commit_index:
+        if state.log.matches(snapshot.index, snapshot.term):
+            state.commit_to(snapshot.index)
+        else:
+            state.restore(snapshot)
+    _reply(state, message.sender, state.commit_index)
+
+
+def report_unreachable(state: RaftState, peer: NodeId) -> None:
+    """Messages to the peer were lost: probe where it is, instead of sending on ahead."""
+    progress = state.progress.get(peer)
+    if progress is not None and progress.pace is Pace.REPLICATE:
+        progress.become_probe()
+
+
+def report_snapshot_failed(state: RaftState, peer: NodeId) -> None:
+    """The snapshot did not arrive. The peer is probed again when it is heard of."""
+    progress = state.progress.get(peer)
+    if progress is not None and progress.pace is Pace.SNAPSHOT:
+        progress.become_probe()
+        progress.paused = True
 
 
 def handle_heartbeat_reply(state: RaftState, reply: HeartbeatReply) -> None:
@@ -142,6 +255,8 @@ def handle_heartbeat_reply(state: RaftState, reply: HeartbeatReply) -> None:
     if not progress.resume_on_heartbeat:
         return
     progress.resume_on_heartbeat = False
+    if progress.pace is Pace.SNAPSHOT:
+        return
     if progress.pace is Pace.PROBE or progress.match_index < state.log.last_index:
         _send_append(state, reply.sender, progress)
 
@@ -165,6 +280,19 @@ def advance_commit(state: RaftState) -> None:
         state.commit_to(index)
 
 
+def _append(state: RaftState, kind: EntryKind, payload: bytes) -> LogIndex:
+    state.uncommitted_bytes += len(payload)
+    index = state.log.append(state.term, kind, payload)
+    if kind is EntryKind.CONFIGURATION:
+        state.pending_change_index = index
+    return index
+
+
+def _hand_over_when_caught_up(state: RaftState, peer: NodeId) -> None:
+    if peer == state.transferee and state.progress[peer].match_index == state.log.last_index:
+        state.send(TimeoutNow(state.node_id, peer, state.term))
+
+
 def _follow(state: RaftState, leader_id: NodeId) -> None:
     if state.role is Role.LEADER or (
         state.role is Role.FOLLOWER and state.leader_id not in {NO_NODE, leader_id}
@@ -186,8 +314,11 @@ def _reply(state: RaftState, leader_id: NodeId, match_index: LogIndex) -> None:
     )
 
 
-def _send_append(state: RaftState, peer: NodeId, progress: Progress) -> None:
+def _send_append(state: RaftState, peer: NodeId, progress: Progress) -> bool:
+    """Send what comes next, or a snapshot when the log no longer has it; False if neither can be sent."""
     previous = LogIndex(progress.next_index - 1)
+    if previous < state.log.base:
+        return _send_snapshot(state, peer, progress)
     # With a full window only the position is checked, which tells whether messages were lost.
     last = previous if progress.is_window_full else state.log.last_index
     run = state.log.slice(progress.next_index, last, state.config.append_bytes_max)
@@ -197,3 +328,14 @@ def _send_append(state: RaftState, peer: NodeId, progress: Progress) -> None:
         )
     )
     progress.sent(len(run), sum(map(len, run.payloads)), state.commit_index)
+    return True
+
+
+def _send_snapshot(state: RaftState, peer: NodeId, progress: Progress) -> bool:
+    """Not to a peer that is silent: it would cost much and could not arrive."""
+    snapshot = state.snapshot
+    if snapshot is None or snapshot.index < state.log.base or not progress.active:
+        return False
+    state.send(InstallSnapshot(state.node_id, peer, state.term, snapshot))
+    progress.become_snapshot(snapshot.index)
+    return True

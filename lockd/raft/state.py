@@ -16,7 +16,7 @@ from typing import assert_never, final
 
 from lockd.errors import CorruptData
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
-from lockd.raft.entries import Configuration, EntryRun, HardState
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 from lockd.raft.log import Log
 from lockd.raft.messages import (
     AppendEntriesReply,
@@ -47,6 +47,10 @@ class TooMuchUncommitted(Exception):
     """The log's uncommitted tail is at its limit (SAFETY C10); nothing was appended."""
 
 
+class ChangeRefused(Exception):
+    """A membership change can't begin now (SAFETY C7); nothing was appended."""
+
+
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
     """One node's settings. Ticks are the caller's unit of time; sizes count payload bytes.
@@ -63,6 +67,12 @@ class RaftConfig:
     uncommitted_bytes_max: int = 16 * 1024 * 1024
     apply_bytes_max: int = 4 * 1024 * 1024
     read_rounds_max: int = 64
+    pre_vote: bool = True
+    """Off for the traces of others' specifications, which know no pre-vote; a server leaves it on."""
+    check_quorum: bool = True
+    """As `pre_vote`."""
+    step_down_on_removal: bool = True
+    """Off, a removed leader goes on until another is elected, as etcd's scripts have it."""
 
     def __post_init__(self) -> None:
         if self.node_id == NO_NODE:
@@ -101,7 +111,10 @@ class RaftState:
         hard_state: HardState,
         log: Log,
         draw: Callable[[int, int], int],
+        applied: LogIndex | None,
     ) -> None:
+        applied = log.base if applied is None else applied
+        assert log.base <= applied <= log.last_index
         if hard_state.commit > log.last_index:
             raise CorruptData(
                 f"entry {hard_state.commit} was committed and the log ends at {log.last_index}: "
@@ -120,9 +133,11 @@ class RaftState:
 
         self.term = hard_state.term
         self.voted_for = hard_state.voted_for
-        self.commit_index = max(hard_state.commit, log.base)
-        self.handed_to_apply = log.base
-        self.last_applied = log.base
+        self.commit_index = max(hard_state.commit, applied)
+        self.handed_to_apply = applied
+        self.last_applied = applied
+        self.snapshot: SnapshotMeta | None = None
+        self.snapshot_to_install: SnapshotMeta | None = None
 
         self.role = Role.FOLLOWER
         self.leader_id = NO_NODE
@@ -134,6 +149,8 @@ class RaftState:
         self.progress: dict[NodeId, Progress] = {}
         self.first_own_index = LogIndex(0)
         self.uncommitted_bytes = 0
+        self.pending_change_index = LogIndex(0)
+        self.transferee = NO_NODE
 
         self.read_sequence = 0
         self.read_is_joinable = False
@@ -162,6 +179,12 @@ class RaftState:
     def hears_leader(self) -> bool:
         """A leader was heard within the shortest election timeout, so none is missing (§6)."""
         return self.leader_id != NO_NODE and self.election_elapsed < self.config.election_ticks
+
+    @property
+    def has_unapplied_change(self) -> bool:
+        """A membership change is committed and not in force here yet: no time for an election (SAFETY C7)."""
+        first = LogIndex(self.last_applied + 1)
+        return self.log.has_kind(EntryKind.CONFIGURATION, first, self.commit_index)
 
     def send(self, message: Message) -> None:
         """Queue a message in the list that its promise asks for (SAFETY C2, and D1).
@@ -222,17 +245,12 @@ class RaftState:
         self._restart_election_timer()
         self.heartbeat_elapsed = 0
         next_index = LogIndex(self.log.last_index + 1)
-        self.progress = {
-            member: Progress(
-                next_index,
-                inflight_appends_max=self.config.inflight_appends_max,
-                inflight_bytes_max=self.config.inflight_bytes_max,
-            )
-            for member in self.configuration.members
-        }
-        if self.node_id in self.progress:
-            self.progress[self.node_id].active = True
-            self.progress[self.node_id].acknowledged(self.log.persisted_index)
+        self.progress = {member: self._new_progress(next_index) for member in self.configuration.members}
+        for member, progress in self.progress.items():
+            progress.active = member == self.node_id
+        self._acknowledge_own()
+        # What earlier leaders left may hold a change: none is proposed before all of it is applied.
+        self.pending_change_index = self.log.last_index
         self.first_own_index = next_index
         self.uncommitted_bytes = self.log.payload_bytes(LogIndex(self.commit_index + 1), self.log.last_index)
 
@@ -257,6 +275,24 @@ class RaftState:
             self.uncommitted_bytes -= self.log.payload_bytes(LogIndex(self.commit_index + 1), index)
         self.commit_index = index
         return True
+
+    def change_configuration(self, configuration: Configuration) -> None:
+        """Let a configuration be in force; a leader forgets who left and begins to send to who came."""
+        self.configuration = configuration
+        if self.role is Role.LEADER:
+            known = self.progress
+            self.progress = {
+                peer: known.get(peer) or self._new_progress(LogIndex(max(self.log.last_index, 1)))
+                for peer in configuration.members
+            }
+            self._acknowledge_own()
+
+    def restore(self, snapshot: SnapshotMeta) -> None:
+        """Take a snapshot's place in the log: it stands for all that was committed up to it (§7)."""
+        self.log.reset(snapshot.index, snapshot.term)
+        self.commit_index = self.handed_to_apply = self.last_applied = snapshot.index
+        self.snapshot = self.snapshot_to_install = snapshot
+        self.change_configuration(snapshot.configuration)
 
     @property
     def has_committed(self) -> bool:
@@ -306,7 +342,8 @@ class RaftState:
         assert self.voted_for == self.node_id
         assert tuple(self.progress) == self.configuration.members
         assert self.first_own_index <= self.log.last_index
-        assert self.log.term_at(self.first_own_index) == self.term
+        if self.first_own_index >= self.log.base:
+            assert self.log.term_at(self.first_own_index) == self.term
         tail = LogIndex(self.commit_index + 1)
         assert self.uncommitted_bytes == self.log.payload_bytes(tail, self.log.last_index)
         sequences = [round_.sequence for round_ in self.read_rounds]
@@ -319,6 +356,21 @@ class RaftState:
             if peer == self.node_id:
                 assert progress.match_index == self.log.persisted_index, "own ack is what the disk has"
 
+    def _new_progress(self, next_index: LogIndex) -> Progress:
+        """A member that counts as heard of, so that a new one does not cost the leader its quorum."""
+        progress = Progress(
+            next_index,
+            inflight_appends_max=self.config.inflight_appends_max,
+            inflight_bytes_max=self.config.inflight_bytes_max,
+        )
+        progress.active = True
+        return progress
+
+    def _acknowledge_own(self) -> None:
+        own = self.progress.get(self.node_id)
+        if own is not None:
+            own.acknowledged(self.log.persisted_index)
+
     def _restart_election_timer(self) -> None:
         # §5.2: a timeout drawn anew at each change spreads the candidates out.
         self.election_elapsed = 0
@@ -329,6 +381,7 @@ class RaftState:
         if self.role is not Role.LEADER:
             return
         self.progress = {}
+        self.transferee = NO_NODE
         self.read_is_joinable = False
         self.read_rounds.clear()
         self.reads_dropped = True

@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.raft.codec import decode_message, encode_message
-from lockd.raft.entries import EntryKind, EntryRun
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, SnapshotMeta
 from lockd.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
 )
 
 nodes = st.integers(1, 2**31 - 1).map(NodeId)
@@ -39,6 +41,15 @@ def appends(draw: st.DrawFn) -> AppendEntries:
     return AppendEntries(draw(nodes), draw(nodes), term, prev, prev_log_term, run, draw(indexes))
 
 
+@st.composite
+def snapshots(draw: st.DrawFn) -> InstallSnapshot:
+    index_term, term = sorted(draw(st.lists(terms, min_size=2, max_size=2)))
+    role = st.frozensets(nodes, max_size=4).map(lambda ids: tuple(sorted(ids)))
+    voters = draw(st.frozensets(nodes, min_size=1, max_size=4).map(lambda ids: tuple(sorted(ids))))
+    members = Configuration(voters, draw(role), draw(role), draw(role), draw(st.booleans()))
+    return InstallSnapshot(draw(nodes), draw(nodes), term, SnapshotMeta(draw(indexes), index_term, members))
+
+
 messages = st.one_of(
     st.builds(RequestVote, nodes, nodes, terms, indexes, terms, st.booleans(), st.booleans()),
     st.builds(RequestVoteReply, nodes, nodes, terms, st.booleans(), st.booleans()),
@@ -46,6 +57,8 @@ messages = st.one_of(
     st.builds(AppendEntriesReply, nodes, nodes, terms, st.booleans(), indexes, indexes, indexes, terms),
     st.builds(Heartbeat, nodes, nodes, terms, indexes, sequences),
     st.builds(HeartbeatReply, nodes, nodes, terms, sequences),
+    snapshots(),
+    st.builds(TimeoutNow, nodes, nodes, terms),
 )
 
 SAMPLE = AppendEntries(
@@ -70,7 +83,7 @@ def test_every_message_comes_back_equal(message: Message) -> None:
 
 
 def test_every_kind_of_message_is_covered() -> None:
-    assert len(get_args(Message)) == 6
+    assert len(get_args(Message)) == 8
     for kind in get_args(Message):
         assert [field.name for field in dataclasses.fields(kind)][:3] == ["sender", "receiver", "term"], (
             "C4: every message and so every reply carries its term"
