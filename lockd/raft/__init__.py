@@ -44,8 +44,10 @@ any of them call `ready()` until it gives None, and for each Ready, in this orde
 
 Steps 2 and 4 may overlap: `committed` holds only what is on this node's disk already. When a
 snapshot of the applied state is durable, call `snapshot_taken(meta)`; from then on `compact(index)`
-may drop the log up to it, and less is better: who lags behind by less is sent entries. Messages may be lost, doubled, delayed and reordered. A sender that goes to a new address or a slow one
-needs no notice; the core finds out by itself.
+may drop the log up to it, and less is better: who lags behind by less is sent entries.
+
+Messages may be lost, doubled, delayed and reordered. A sender that goes to a new address or a
+slow one needs no notice; the core finds out by itself.
 
 An exception from `step` means that committed data was lost somewhere: stop the node.
 
