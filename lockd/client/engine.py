@@ -76,7 +76,8 @@ class Engine:
             return await self._acquire_in_session(lock, owner=owner, wait=wait, meta=meta)
         except _SessionWasGone:
             # The cluster had forgotten a session in which this had not begun to wait: nothing is
-            # lost by asking in another.
+            # lost by asking in another. One that may hold there until that session ends would stand
+            # in its own way.
             return await self._acquire_in_session(lock, owner=owner, wait=wait, meta=meta)
 
     async def _acquire_in_session(self, lock: str, *, owner: str, wait: float | None, meta: str) -> Grant:
@@ -90,7 +91,7 @@ class Engine:
             fence = self._fence_of(await self._obtain(acquisition, wait), lock)
         except SessionExpired as error:
             self._keeper.end(session, f"the cluster ended the session: {error}")
-            if acquisition.is_queued or self.is_closed:
+            if acquisition.may_have_begun or self.is_closed:
                 raise
             raise _SessionWasGone(str(error)) from error
         except BaseException:

@@ -45,7 +45,7 @@ class Call:
         """When it was last sent, by the client's clock: before its reply can have been made (K1)."""
         self.refusals = 0
         self.refusal: LockdError | None = None
-        """The last answer that said nothing of the outcome."""
+        """The answer that said nothing of the outcome: the last, or the first that left it unknown."""
         self._on_reply = on_reply
 
     def answer(self, reply: Reply) -> None:
@@ -244,7 +244,8 @@ class Link:
 
     def _on_reply(self, call: Call, reply: Reply, connection: Connection) -> None:
         if isinstance(reply, Unavailable | OutcomeUnknown):
-            call.refusal = reply
+            if not isinstance(call.refusal, OutcomeUnknown):
+                call.refusal = reply  # once it may have been applied, a later refusal does not undo that
             call.refusals += 1
             if call.refusals % _REFUSALS_BEFORE_LEAVING:
                 self._loop.call_later(RETRY_SECONDS, self._send_again, call, connection)

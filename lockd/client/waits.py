@@ -33,6 +33,12 @@ class Wait:
         """How pushes name it: numbers are within a session, a UUID stands for itself."""
         return (self.session if isinstance(self.request, int) else "", self.request)
 
+    @property
+    def may_have_begun(self) -> bool:
+        """Whether a node may have taken it up: it queues, or was sent and not refused."""
+        was_sent = self.call is not None and self.call.sends > 0
+        return self.is_queued or (was_sent and not self.was_refused)
+
     def on_reply(self, reply: Any) -> None:
         """The reply to its command. It may be sent again after `queued`, and then it comes again."""
         if isinstance(reply, LockTimeout):

@@ -144,6 +144,25 @@ def test_a_forgotten_session_is_replaced_for_who_had_not_begun_to_wait() -> None
     run(main())
 
 
+def test_an_acquire_without_an_answer_does_not_stand_in_its_own_way_in_another_session() -> None:
+    """It may hold in the session that our clock has given up, until the cluster gives it up too."""
+
+    async def main() -> None:
+        async with Peer(ttl_ms=SHORT_TTL_MS) as peer:
+            client = lockd.AsyncClient(
+                peer.endpoint, ttl=4
+            )  # one answer may take 1 s: longer than the session
+            peer.always("SESSION.KEEPALIVE", SILENCE)
+            peer.script("LOCK.ACQUIRE", SILENCE)
+            with pytest.raises(lockd.SessionExpired):
+                await client.acquire("k")
+            assert len(peer.of("SESSION.OPEN")) == 1
+            assert len(peer.of("LOCK.ACQUIRE")) == 1
+            await client.close()
+
+    run(main())
+
+
 def test_who_waits_when_the_session_ends_is_told() -> None:
     async def main() -> None:
         async with Peer(ttl_ms=10_000) as peer:
@@ -301,6 +320,22 @@ def test_an_acquire_that_was_sent_and_not_answered_is_unknown_and_withdrawn() ->
                 await client.acquire("k", wait=0)
             cancelled = await peer.heard("LOCK.CANCEL")
             assert option(cancelled, "REQUEST") == option(peer.of("LOCK.ACQUIRE")[0], "REQUEST")
+            await client.close()
+
+    run(main())
+
+
+def test_an_outcome_that_was_unknown_once_stays_so() -> None:
+    """A node appended it and lost its leadership; that others take nothing now says nothing of that."""
+
+    async def main() -> None:
+        async with Peer() as peer:
+            client = lockd.AsyncClient(peer.endpoint, ttl=0.5)
+            await client.acquire("other")
+            peer.script("LOCK.ACQUIRE", Error("UNKNOWN the leader is gone"))
+            peer.always("LOCK.ACQUIRE", Error("UNAVAILABLE no leader is known"))
+            with pytest.raises(lockd.OutcomeUnknown):
+                await client.acquire("k")
             await client.close()
 
     run(main())
