@@ -73,10 +73,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A complete batch: its body, and the sector after its last."""
+    """A complete batch: its body, the sector after its last, and its number in the whole log."""
 
     body: bytes
     end_sector: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,8 @@ def encode_batch(body: bytes, *, place: Place, number: int) -> bytes:
     return bytes(framed)
 
 
-def decode_batch(segment: bytes, *, place: Place, number: int) -> Batch | End:
-    """Read the batch at `place` of a whole segment, where `number` is the one due.
+def decode_batch(segment: bytes, *, place: Place, number: int | None) -> Batch | End:
+    """Read the batch at `place` of a whole segment, where `number` is the one due; None: any.
 
     Raises DamageError, and DataDirError if a newer version wrote it.
     """
@@ -123,7 +124,7 @@ def decode_batch(segment: bytes, *, place: Place, number: int) -> Batch | End:
             f"segment {place.segment} was written in format {version}, and this version of lockd reads "
             f"format {FORMAT_VERSION}: start the version that wrote it"
         )
-    if found_number != number:
+    if number is not None and found_number != number:
         raise DamageError(start, f"batch {found_number} stands where batch {number} belongs")
 
     end = start + batch_bytes(body_bytes)
@@ -134,7 +135,7 @@ def decode_batch(segment: bytes, *, place: Place, number: int) -> Batch | End:
         return _end_with_header(segment, start, end, f"checksum {found_crc:08x} instead of {body_crc:08x}")
 
     payload = b"".join(segment[at : at + _PAYLOAD_BYTES] for at in range(start, end, SECTOR_BYTES))
-    return Batch(payload[_HEADER.size : _HEADER.size + body_bytes], end // SECTOR_BYTES)
+    return Batch(payload[_HEADER.size : _HEADER.size + body_bytes], end // SECTOR_BYTES, found_number)
 
 
 def first_nonzero_sector(segment: bytes, start: int = 0) -> int | None:

@@ -1,4 +1,22 @@
-"""What the log raises besides CorruptData (lockd.errors) and the operating system's OSError."""
+"""What the log raises, besides the operating system's OSError."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lockd.errors import CorruptData
+
+_WHAT_TO_DO = (
+    "This node has promised more than is left here, so it does not start. Leave the directory as it is. "
+    "In a cluster, remove this node's id and join a new node under a new id with an empty directory; "
+    "a cluster of one is restored from a backup."
+)
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def damaged(name: str, offset: int, found: str) -> CorruptData:
+    """The refusal to start: which file, where, what was found, and what to do (SAFETY D3)."""
+    return CorruptData(f"{name}: damaged at offset {offset}: {found}. {_WHAT_TO_DO}")
 
 
 class DataDirError(Exception):
@@ -9,5 +27,23 @@ class DataDirError(Exception):
     """
 
 
+class DiskFullError(OSError):
+    """There was no room, and no sync was asked for: the same write can be tried again (SAFETY D4)."""
+
+
 class LogClosedError(Exception):
     """The write was refused: the log is closing, or an earlier write or sync failed (SAFETY D1)."""
+
+
+@contextmanager
+def room_needed() -> Iterator[None]:
+    """Tell a lack of room (of the disk, or of the quota) from every other error.
+
+    For steps that can be repeated as a whole: what they have written counts for nothing yet.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise DiskFullError(error.errno, error.strerror) from error
+        raise

@@ -22,6 +22,12 @@ class BlockFile(Protocol):
     def write_at(self, offset: int, content: bytes) -> None:
         """Write all of `content`; durable only after `sync`."""
 
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset` on: fewer only at the end of the file."""
+
+    def size(self) -> int:
+        """The file's length in bytes, as written so far."""
+
     def sync(self) -> None:
         """Return when content and size are on disk. After an error, what is there is unknown."""
 
@@ -40,7 +46,8 @@ class Files(Protocol):
     def create(self, name: str) -> BlockFile:
         """A new empty file; one that had this name is gone."""
 
-    def open(self, name: str) -> BlockFile: ...
+    def open(self, name: str) -> BlockFile:
+        """An open file stays readable after its name is removed."""
 
     def read(self, name: str) -> bytes: ...
 
@@ -66,6 +73,15 @@ class OsFile:
         written = os.pwrite(self._descriptor, content, offset)
         while written < len(content):
             written += os.pwrite(self._descriptor, memoryview(content)[written:], offset + written)
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        content = os.pread(self._descriptor, count, offset)
+        while more := os.pread(self._descriptor, count - len(content), offset + len(content)):
+            content += more
+        return content
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
 
     def sync(self) -> None:
         _flush(self._descriptor)

@@ -2,6 +2,8 @@
 
     SegmentState   first in every segment: all that is needed of the segments before it
     HardState      term, vote and commit index (§5.1, SAFETY D2)
+    SnapshotMark   the snapshot that stands for all entries up to its index (§7); second in a segment
+                   that was begun after it
     EntryRun       entries; what the log had at or after the first one is gone (§5.3)
     Bindings       node ids bound to instances (C8)
     Addresses      where nodes are to be dialled: known before any entry is applied
@@ -35,10 +37,24 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotMark:
+    """From here on the snapshot of that index and term is what a start begins with (SAFETY C9).
+
+    Its file is durable before the mark is written. `resets`: it was received from a leader, and
+    the log is empty after it: what it had at or before `index`, and all that it had after, is gone.
+    """
+
+    index: LogIndex
+    term: Term
+    resets: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LogWrite:
     """One request of the driver, on disk as a whole or not at all.
 
     `append` replaces whatever the log has at or after `append.first`; an empty run does nothing.
+    `snapshot` comes before `append`.
     """
 
     ticket: int
@@ -47,11 +63,15 @@ class LogWrite:
     bindings: tuple[tuple[NodeId, InstanceId], ...] = ()
     cluster: tuple[ClusterId, Incarnation] | None = None
     addresses: tuple[tuple[NodeId, str], ...] = ()
+    snapshot: SnapshotMark | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentState:
-    """The state before a segment's first write. `last_index` 0 and `last_term` 0: no entries."""
+    """The state before a segment's first write. `last_index` 0 and `last_term` 0: no entries.
+
+    The snapshot that was in force is told by a mark after it.
+    """
 
     identity: Identity
     segment: int
@@ -85,7 +105,7 @@ class Seal:
     next_segment_bytes: int
 
 
-Record = SegmentState | HardState | EntryRun | Bindings | Addresses | ClusterLearnt | Seal
+Record = SegmentState | HardState | SnapshotMark | EntryRun | Bindings | Addresses | ClusterLearnt | Seal
 
 
 class _Kind(enum.IntEnum):
@@ -96,6 +116,7 @@ class _Kind(enum.IntEnum):
     CLUSTER = 5
     SEAL = 6
     ADDRESSES = 7
+    SNAPSHOT_MARK = 8
 
 
 _FRAME = struct.Struct("<BI")
@@ -106,6 +127,7 @@ _ADDRESS = struct.Struct("<IH")
 _COUNT = struct.Struct("<I")
 _CLUSTER = struct.Struct("<?16s4s")
 _SEAL = struct.Struct("<QQ")
+_MARK = struct.Struct("<QQ?")
 _STATE = struct.Struct("<I16sQQQQ")
 
 _ENTRY_KINDS = {int(kind): kind for kind in EntryKind}
@@ -119,6 +141,8 @@ def records_of(write: LogWrite) -> Iterator[Record]:
         yield Bindings(write.bindings)
     if write.addresses:
         yield Addresses(write.addresses)
+    if write.snapshot is not None:
+        yield write.snapshot
     if write.append:
         yield write.append
     if write.hard_state is not None:
@@ -157,6 +181,8 @@ def _encode(record: Record) -> tuple[_Kind, bytes]:
             return _Kind.ENTRIES, _encode_entries(record)
         case HardState():
             return _Kind.HARD_STATE, _HARD_STATE.pack(record.term, record.voted_for, record.commit)
+        case SnapshotMark():
+            return _Kind.SNAPSHOT_MARK, _MARK.pack(record.index, record.term, record.resets)
         case Bindings():
             return _Kind.BINDINGS, _encode_bindings(record.bound)
         case Addresses():
@@ -175,6 +201,8 @@ def _decode(kind: int, content: bytes) -> Record:
             return _decode_entries(content)
         case _Kind.HARD_STATE:
             return _hard_state(*_HARD_STATE.unpack(content))
+        case _Kind.SNAPSHOT_MARK:
+            return _decode_mark(content)
         case _Kind.BINDINGS:
             return Bindings(_decode_bindings(content))
         case _Kind.ADDRESSES:
@@ -221,6 +249,11 @@ def _decode_entries(content: bytes) -> EntryRun:
         payloads.append(content[at : at + length])
         at += length
     return EntryRun(LogIndex(first), terms, tuple(_ENTRY_KINDS[kind] for kind in kinds), tuple(payloads))
+
+
+def _decode_mark(content: bytes) -> SnapshotMark:
+    index, term, resets = _MARK.unpack(content)
+    return SnapshotMark(LogIndex(index), Term(term), resets)
 
 
 def _encode_bindings(bound: Sequence[tuple[NodeId, InstanceId]]) -> bytes:

@@ -1,11 +1,14 @@
 """From the bytes of all segments to the state they hold, or to CorruptData. Pure.
 
-    segment 1              segment 2              segment 3         segment 4
+    segment 4              segment 5              segment 6         segment 7
     state, batches, seal | state, batches, seal | state, batches, end | all zero (made ahead)
 
 The log ends in the one segment that has no seal. Only the segment made ahead may follow that,
 and it must be untouched: it is written to only after the seal before it is on disk. A segment
 that is missing, cut short or empty where there was one is therefore seen.
+
+The first segments may be gone when a snapshot stands for what they held: when the log, at the
+start of the first that is left, had not gone beyond the last snapshot mark that is found.
 """
 
 import struct
@@ -20,27 +23,25 @@ from lockd.disk.batch import (
     decode_batch,
     first_nonzero_sector,
 )
-from lockd.disk.record import Identity, Seal, SegmentState, decode_records
+from lockd.disk.errors import damaged
+from lockd.disk.record import Identity, Seal, SegmentState, SnapshotMark, decode_records
+from lockd.disk.snapshots import StoredSnapshot
 from lockd.disk.stream import StreamState
-from lockd.errors import CorruptData
 from lockd.ids import InstanceId, LogIndex, NodeId, Term
 from lockd.raft.entries import EntryKind, EntryRun, HardState
 
 _SUFFIX = ".log"
 _NAME_DIGITS = 16
 
-_WHAT_TO_DO = (
-    "This node has promised more than is left here, so it does not start. Leave the directory as it is. "
-    "In a cluster, remove this node's id and join a new node under a new id with an empty directory; "
-    "a cluster of one is restored from a backup."
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What a node knows when it starts. `fresh`: the directory was created just now.
 
-    `addresses` are the founding members', and later ones as the node learnt them.
+    `addresses` are the founding members', and later ones as the node learnt them. `entries` begin
+    after entry `entries.first` - 1, the log's base, whose term is `base_term`. `state` is the body
+    of `snapshot`, b"" without one; the base is at or before its index, for slow followers may still
+    need entries that it stands for.
     """
 
     identity: Identity
@@ -49,6 +50,9 @@ class Recovered:
     bindings: dict[NodeId, InstanceId]
     addresses: dict[NodeId, str]
     fresh: bool
+    base_term: Term
+    snapshot: StoredSnapshot | None
+    state: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,8 @@ def segment_number(name: str) -> int | None:
 def recover(segments: Iterable[tuple[str, bytes]]) -> Recovered:
     """The state in (file name, whole content) pairs in the order of their numbers, at least one.
 
-    Raises CorruptData (SAFETY D3), and DataDirError if a newer version wrote them.
+    Less the snapshot, which is a file of its own. Raises CorruptData (SAFETY D3), and DataDirError
+    if a newer version wrote them.
     """
     return read_log(segments).recovered
 
@@ -109,11 +114,14 @@ def read_log(segments: Iterable[tuple[str, bytes]]) -> LogImage:
 class _Reader:
     def __init__(self) -> None:
         self._stream: StreamState | None = None
+        self._base = LogIndex(0)
+        self._base_term = Term(0)
         self._terms: list[Term] = []
         self._kinds: list[EntryKind] = []
         self._payloads: list[bytes] = []
         self._batches = 0
         self._segment = 0
+        self._first: tuple[str, int] | None = None
         self._seal: Seal | None = None
         self._last_batch: tuple[Spot, bytes] | None = None
         self._tail: Spot | None = None
@@ -123,30 +131,36 @@ class _Reader:
 
     def read_segment(self, name: str, content: bytes) -> None:
         number = segment_number(name)
-        if number != self._segment + 1:
-            raise _corrupt(name, 0, f"segment {self._segment + 1} is missing before it")
+        if number is None:
+            raise ValueError(f"{name} is not the name of a segment")
+        if self._first is None:
+            self._first = (name, number)
+        elif number != self._segment + 1:
+            raise damaged(name, 0, f"segment {self._segment + 1} is missing before it")
         self._segment = number
         if len(content) < SECTOR_BYTES or len(content) % SECTOR_BYTES:
-            raise _corrupt(name, len(content), "the file has been cut short")
+            raise damaged(name, len(content), "the file has been cut short")
         if self._tail is not None:
             self._check_untouched(name, content, self._tail)
             self._prepared = (name, len(content))
             return
         if self._seal is not None and self._seal.next_segment_bytes != len(content):
-            raise _corrupt(name, 0, f"{len(content)} bytes long instead of {self._seal.next_segment_bytes}")
+            raise damaged(name, 0, f"{len(content)} bytes long instead of {self._seal.next_segment_bytes}")
         try:
             self._read_batches(name, content)
         except DamageError as damage:
-            raise _corrupt(name, damage.offset, damage.found) from damage
+            raise damaged(name, damage.offset, damage.found) from damage
 
     def image(self) -> LogImage:
-        if self._stream is None or self._last_batch is None:
+        if self._stream is None or self._last_batch is None or self._first is None:
             raise ValueError("there is no segment to read")
         if self._tail is None:
             spot, batch = self._last_batch
             missing = f"segment {self._segment + 1}, which follows from here on, is missing"
-            raise _corrupt(spot.name, spot.offset + len(batch), missing)
-        entries = EntryRun(LogIndex(1), tuple(self._terms), tuple(self._kinds), tuple(self._payloads))
+            raise damaged(spot.name, spot.offset + len(batch), missing)
+        self._check_base(self._stream.mark, *self._first)
+        first = LogIndex(self._base + 1)
+        entries = EntryRun(first, tuple(self._terms), tuple(self._kinds), tuple(self._payloads))
         return LogImage(
             recovered=Recovered(
                 identity=self._stream.identity,
@@ -155,6 +169,9 @@ class _Reader:
                 bindings=dict(self._stream.bindings),
                 addresses=dict(self._stream.addresses),
                 fresh=False,
+                base_term=self._base_term,
+                snapshot=None,
+                state=b"",
             ),
             stream=self._stream,
             batches=self._batches,
@@ -172,11 +189,13 @@ class _Reader:
             offset = sector * SECTOR_BYTES
             instance = self._stream.identity.instance if self._stream and sector else ""
             place = Place(instance, self._segment, sector)
-            read = decode_batch(content, place=place, number=self._batches + 1)
+            # Those before the first segment that is left can't be counted any more.
+            due = self._batches + 1 if self._batches or self._segment == 1 else None
+            read = decode_batch(content, place=place, number=due)
             if isinstance(read, End):
                 self._torn = read.torn
                 break
-            self._batches += 1
+            self._batches = read.number
             sector = read.end_sector
             end = sector * SECTOR_BYTES
             self._last_batch = (Spot(name, self._segment, offset), content[offset:end])
@@ -201,24 +220,51 @@ class _Reader:
                     if not isinstance(record, SegmentState):
                         raise ValueError("the log does not start with a state")
                     self._stream = StreamState.of(record)
+                    self._base, self._base_term = record.last_index, record.last_term
                 self._stream.apply(record)
                 if isinstance(record, SegmentState):
                     self._check_place(record, segment_bytes)
                 if isinstance(record, EntryRun):
                     self._append(record)
+                elif isinstance(record, SnapshotMark) and record.resets:
+                    self._restart_after(record.index, record.term)
                 elif isinstance(record, Seal):
                     seal = record
         except (ValueError, struct.error) as error:
-            raise _corrupt(name, offset, f"a batch whose checksum holds makes no sense: {error}") from error
+            raise damaged(name, offset, f"a batch whose checksum holds makes no sense: {error}") from error
         return seal
 
     def _append(self, run: EntryRun) -> None:
         """§5.3: entries from `run.first` on are replaced. The stream has checked for gaps."""
-        kept = run.first - 1
+        kept = run.first - 1 - self._base
+        if kept < 0:
+            # It replaces entries of segments that are gone, whose terms nobody knows any more: the
+            # run's own first entry is the base. A snapshot stands for it, or `_check_base` refuses.
+            self._restart_after(run.first, run.terms[0])
+        skipped = int(kept < 0)
+        kept = max(kept, 0)
         del self._terms[kept:], self._kinds[kept:], self._payloads[kept:]
-        self._terms += run.terms
-        self._kinds += run.kinds
-        self._payloads += run.payloads
+        self._terms += run.terms[skipped:]
+        self._kinds += run.kinds[skipped:]
+        self._payloads += run.payloads[skipped:]
+
+    def _restart_after(self, index: LogIndex, term: Term) -> None:
+        self._base, self._base_term = index, term
+        self._terms.clear()
+        self._kinds.clear()
+        self._payloads.clear()
+
+    def _check_base(self, mark: SnapshotMark | None, first_name: str, first_segment: int) -> None:
+        """Whether what is missing before the entries is what the snapshot stands for."""
+        if self._base > (mark.index if mark else 0):
+            raise damaged(first_name, 0, f"segment {first_segment - 1} is missing before it")
+        if mark is None:
+            return
+        kept = mark.index - self._base
+        term = self._terms[kept - 1] if kept else self._base_term
+        if term != mark.term:
+            says = f"the snapshot in force is of entry {mark.index} of term {mark.term}"
+            raise damaged(first_name, 0, f"{says}, and that entry has term {term} from here on")
 
     def _check_place(self, state: SegmentState, segment_bytes: int) -> None:
         if (state.segment, state.segment_bytes) != (self._segment, segment_bytes):
@@ -230,15 +276,11 @@ class _Reader:
         written = first_nonzero_sector(content)
         if written is not None:
             end = f"{tail.name} ends at offset {tail.offset} without naming a next segment"
-            raise _corrupt(name, written, f"there is data here, and {end}")
+            raise damaged(name, written, f"there is data here, and {end}")
         if tail.offset == 0 or self._prepared is not None:
             # A segment is made ahead only when the one before it has its first batch on disk.
-            raise _corrupt(
+            raise damaged(
                 self._prepared[0] if self._prepared else tail.name,
                 0,
                 f"the file is all zero, and {name} exists",
             )
-
-
-def _corrupt(name: str, offset: int, found: str) -> CorruptData:
-    return CorruptData(f"{name}: damaged at offset {offset}: {found}. {_WHAT_TO_DO}")

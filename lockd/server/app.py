@@ -176,6 +176,7 @@ class Node:
         self._wal.start(
             lambda ticket: _from_thread(loop, self._on_durable, ticket),
             lambda error: _from_thread(loop, self._fail, error),
+            lambda is_full: _from_thread(loop, self._on_disk_full, is_full),
         )
         peers = tuple(node for node in self.driver.addresses if node != config.node_id)
         with _listening("listen-peer", config.listen_peer):
@@ -241,6 +242,12 @@ class Node:
             cast("asyncio.WriteTransport", transport).abort()
             return
         self._fail(error if isinstance(error, Exception) else RuntimeError(str(context.get("message"))))
+
+    def _on_disk_full(self, is_full: bool) -> None:  # noqa: FBT001 - the log's callback
+        if is_full:
+            log.error("the disk is full: this node takes no writes until there is room")
+        else:
+            log.info("the disk has room again")
 
     def _fail(self, error: BaseException) -> None:
         log.critical("this node stops: %s", error, exc_info=error)

@@ -20,6 +20,7 @@ from lockd.disk.batch import SECTOR_BYTES
 from lockd.disk.record import LogWrite
 from lockd.disk.recovery import Recovered
 from lockd.disk.segments import NOBODY, SegmentLog, open_log
+from lockd.disk.snapshots import SnapshotStore
 from lockd.ids import InstanceId, NodeId
 
 P = ParamSpec("P")
@@ -49,9 +50,17 @@ class MemoryFile:
         self.pending: list[tuple[int, bytes]] = []
 
     def write_at(self, offset: int, content: bytes) -> None:
+        if self._disk.is_full and offset + len(content) > len(self.seen):
+            raise OSError(errno.ENOSPC, "No space left on device")
         put(self.seen, offset, content)
         self.pending.append((offset, bytes(content)))
         self._disk.step()
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        return bytes(self.seen[offset : offset + count])
+
+    def size(self) -> int:
+        return len(self.seen)
 
     def sync(self) -> None:
         self._disk.step()
@@ -101,13 +110,13 @@ class MemoryFiles:
         return file
 
     def open(self, name: str) -> MemoryFile:
-        return self._seen[name]
+        return self._file(name)
 
     def read(self, name: str) -> bytes:
-        return bytes(self._seen[name].seen)
+        return bytes(self._file(name).seen)
 
     def rename(self, name: str, new_name: str) -> None:
-        file = self._seen[name]
+        file = self._file(name)
 
         def apply(names: dict[str, MemoryFile]) -> None:
             names.pop(name, None)
@@ -116,6 +125,8 @@ class MemoryFiles:
         self._change(apply)
 
     def remove(self, name: str) -> None:
+        self._file(name)
+
         def apply(names: dict[str, MemoryFile]) -> None:
             names.pop(name, None)
 
@@ -147,6 +158,11 @@ class MemoryFiles:
             file.lose_power(rng)
         self.power_lasts = None
 
+    def _file(self, name: str) -> MemoryFile:
+        if name not in self._seen:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
+        return self._seen[name]
+
     def _change(self, change: Callable[[dict[str, MemoryFile]], None]) -> None:
         change(self._seen)
         self._pending.append(change)
@@ -168,7 +184,8 @@ class Inline(Executor):
 class SimulatedLog:
     """One node's log on a `MemoryFiles` disk: the production code, less its thread.
 
-    submit, submit, sync -> the highest ticket, now durable. `crash` gives what the node starts
+    submit, submit, sync -> the highest ticket, now durable. A snapshot is made in `snapshots`, and
+    counts once a write with its mark is durable. `crash` gives what the node starts
     with after the power went at a moment of `rng`'s choice: everything of the last `sync`, and
     perhaps what was submitted since.
     """
@@ -188,6 +205,10 @@ class SimulatedLog:
         self._segment_bytes = segment_bytes
         self._waiting: list[LogWrite] = []
         self.recovered, self._log = self._open()
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        return self._log.snapshots
 
     def submit(self, write: LogWrite) -> None:
         self._waiting.append(write)

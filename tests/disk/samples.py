@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lockd.disk.files import Files
-from lockd.disk.record import Identity, LogWrite
+from lockd.disk.record import Identity, LogWrite, SnapshotMark
 from lockd.disk.recovery import Recovered
+from lockd.disk.snapshots import SnapshotHeader, SnapshotStore, StoredSnapshot, encode_snapshot
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
-from lockd.raft.entries import EntryKind, EntryRun, HardState
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 
 NODE = NodeId(1)
 INSTANCE = InstanceId("a1" * 16)
@@ -95,3 +96,21 @@ def draw_writes(rng: random.Random, model: Model, ticket: int, count: int) -> li
         writes.append(write)
         model = model.apply([write])
     return writes
+
+
+def header(index: int, term: int = 1, *, cluster: ClusterId = CLUSTER) -> SnapshotHeader:
+    meta = SnapshotMeta(LogIndex(index), Term(term), Configuration((NODE, NodeId(2)), learners=(NodeId(5),)))
+    addresses = ((NODE, "one.example:7421"), (NodeId(2), "two.example:7421"))
+    return SnapshotHeader(meta, cluster, INCARNATION, addresses, 1_800_000_000)
+
+
+def store(snapshots: SnapshotStore, of: SnapshotHeader, *body: bytes, label: str = "taken") -> StoredSnapshot:
+    """Make a snapshot's file as a node does, whole and under its name."""
+    partial = snapshots.begin(label)
+    for data in encode_snapshot(of, body):
+        partial.append(data)
+    return partial.finish()
+
+
+def mark(index: int, term: int = 1, *, resets: bool = False) -> SnapshotMark:
+    return SnapshotMark(LogIndex(index), Term(term), resets)

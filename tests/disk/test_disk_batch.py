@@ -31,7 +31,8 @@ def test_a_body_comes_back_as_it_was(body: bytes) -> None:
     assert len(batch) == batch_bytes(len(body))
     assert len(batch) % SECTOR_BYTES == 0
     read = decode_batch(segment_with(batch), place=PLACE, number=9)
-    assert read == Batch(body, 3 + len(batch) // SECTOR_BYTES)
+    assert read == Batch(body, 3 + len(batch) // SECTOR_BYTES, 9)
+    assert decode_batch(segment_with(batch), place=PLACE, number=None) == read
 
 
 def test_unused_space_is_the_end() -> None:

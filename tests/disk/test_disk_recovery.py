@@ -61,7 +61,7 @@ def test_every_segment_starts_with_the_full_state_so_that_earlier_ones_can_be_dr
     first_batch = segments[3][1][:SECTOR_BYTES]
     number = struct.unpack_from("<Q", first_batch, 12)[0]
     before = read_log(segments).stream
-    state = before.snapshot(4, 8192)
+    state = before.at_segment(4, 8192)
     assert number > 1
     assert len(encode_batch(encode_records([state]), place=Place("", 4, 0), number=number)) == SECTOR_BYTES
 
@@ -141,7 +141,7 @@ def test_d3_a_log_that_became_zeros_refuses() -> None:
 def test_d2_a_segment_that_starts_with_another_state_than_the_log_has_refuses(segments: Segments) -> None:
     name, content = segments[1]
     image = read_log([segments[0], (name, bytes(len(content)))])
-    right = image.stream.snapshot(2, len(content))
+    right = image.stream.at_segment(2, len(content))
     for state, problem in (
         (replace(right, hard_state=hard_state(1)), "differs from the log"),
         (replace(right, last_term=Term(1)), "differs from the log"),

@@ -56,9 +56,10 @@ class Owner:
 
     def __init__(self) -> None:
         self.told: SimpleQueue[int | BaseException] = SimpleQueue()
+        self.full: SimpleQueue[bool] = SimpleQueue()
 
     def start(self, wal: Wal) -> None:
-        wal.start(self.told.put, self.told.put)
+        wal.start(self.told.put, self.told.put, self.full.put)
 
     def next(self) -> int | BaseException:
         return self.told.get(timeout=WAIT_S)
@@ -223,7 +224,7 @@ from lockd.disk.wal import open_data_dir
 from tests.disk.samples import NODE, draw_instance
 from tests.disk.test_disk_wal import entry
 recovered, wal = open_data_dir(sys.argv[1], node_id=NODE, draw_instance=draw_instance, segment_bytes=65536)
-wal.start(lambda ticket: print(ticket, flush=True), lambda error: print(error, flush=True))
+wal.start(*[lambda told: print(told, flush=True)] * 3)
 ticket = recovered.entries.last
 while True:
     for _ in range(20):
