@@ -181,6 +181,13 @@ class Log:
         """Tell whether an entry of that kind is among those from `first` to `last`."""
         return kind in self._kinds[first - self.base - 1 : last - self.base]
 
+    def index_leaving(self, payload_bytes: int, *, before: LogIndex) -> LogIndex:
+        """Return up to where to compact so that at most so many bytes stay of the entries up to `before`."""
+        index, room = before, payload_bytes
+        while index > self.base and (room := room - len(self._payloads[index - self.base - 1])) >= 0:
+            index = LogIndex(index - 1)
+        return index
+
     def compact(self, index: LogIndex) -> None:
         """Forget the entries up to `index`, which are on disk; their part is played by a snapshot (§7)."""
         assert self.base <= index <= self.persisted_index

@@ -93,6 +93,10 @@ class RaftNode:
         self._emitted = self._state.hard_state
 
     @property
+    def node_id(self) -> NodeId:
+        return self._state.node_id
+
+    @property
     def role(self) -> Role:
         return self._state.role
 
@@ -121,6 +125,17 @@ class RaftNode:
     def is_leader_ready(self) -> bool:
         """Leader, and an entry of its own term is committed: reads and renewals may be answered."""
         return self._state.is_leader_ready
+
+    @property
+    def has_change_pending(self) -> bool:
+        """A membership change is in the log and not in force yet, or a joint mode is to be left."""
+        state = self._state
+        return state.pending_change_index > state.last_applied or state.configuration.is_joint
+
+    @property
+    def snapshot(self) -> SnapshotMeta | None:
+        """The newest snapshot: what a follower is sent that lags behind the log."""
+        return self._state.snapshot
 
     @property
     def progress(self) -> Mapping[NodeId, Progress]:

@@ -1,9 +1,9 @@
 """One lockd node as a process: opens its data, starts its parts in order, and stops them again.
 
 Start: lock and recover the data directory, then the log's thread, peers, clients, HTTP; ready
-once a leader is known and the log is applied. Stop (SIGTERM): clients are told, connections end, the log
-is flushed, exit 0. An error that no part can act on stops the node with a status that is not 0: a
-node that is not sure of itself must not vote.
+once a leader is known and the log is applied. Stop (SIGTERM): leadership is handed over, clients are
+told, connections end, the log is flushed, exit 0. An error that no part can act on stops the node
+with a status that is not 0: a node that is not sure of itself must not vote.
 """
 
 import asyncio
@@ -14,25 +14,27 @@ import secrets
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 import uvloop
 
 from lockd.disk.wal import Recovered, open_data_dir
-from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
-from lockd.locks.machine import LockMachine
-from lockd.raft.entries import Configuration
-from lockd.raft.log import Log
-from lockd.raft.node import RaftConfig, RaftNode
+from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, NodeId
+from lockd.locks.commands import Outcome, Refused
+from lockd.raft.node import RaftConfig, Role
 from lockd.server import frames
 from lockd.server.admin import AdminServer
 from lockd.server.auth import Users
 from lockd.server.config import Address, ConfigError, ServerConfig
 from lockd.server.driver import Driver, DriverSettings, Ports
+from lockd.server.forking import ForkingSnapshots
+from lockd.server.handshake import Introduction
+from lockd.server.joining import find_cluster
 from lockd.server.listener import Listener
-from lockd.server.peers import Introduction, PeerNetwork
+from lockd.server.peers import PeerNetwork
+from lockd.server.recovering import recovered_core
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class Node:
         self._config = config
         self._users = Users.load(config.auth_file) if config.auth_file else None
         self._client_tls = _server_tls(config)
-        peer_server_tls, peer_client_tls = _peer_tls(config)
+        peer_server_tls, self._peer_client_tls = _peer_tls(config)
         recovered, self._wal = open_data_dir(
             config.data_dir,
             node_id=config.node_id,
@@ -67,31 +69,36 @@ class Node:
         self._failure: BaseException | None = None
         self._exit_status = 0
         self._turn_scheduled = False
-        voters = recovered.identity.founders
+        self._members_change_scheduled = False
+        self._introduction = Introduction(
+            config.node_id,
+            recovered.identity.instance,
+            self._boot,
+            recovered.identity.founders,
+            version,
+            str(config.peer_address),
+        )
         self.network = PeerNetwork(
-            introduction=Introduction(
-                config.node_id, recovered.identity.instance, self._boot, voters, version
-            ),
+            introduction=self._introduction,
             local=self,
             address_of=self._peer_address,
             server_tls=peer_server_tls,
-            client_tls=peer_client_tls,
+            client_tls=self._peer_client_tls,
         )
-        self.driver = self._build_driver(recovered, voters, version)
+        self._snapshots = ForkingSnapshots(self._wal.snapshots)
+        self.driver = self._build_driver(recovered, version)
         self.listener = Listener(self.driver, users=self._users)
         self.admin = AdminServer(self)
 
-    def _build_driver(self, recovered: Recovered, voters: tuple[NodeId, ...], version: str) -> Driver:
+    def _build_driver(self, recovered: Recovered, version: str) -> Driver:
         config = self._config
-        raft = RaftNode(
+        raft, machine = recovered_core(
+            recovered,
             RaftConfig(
                 node_id=config.node_id,
                 election_ticks=config.election_timeout_ms // config.heartbeat_ms,
                 heartbeat_ticks=1,
             ),
-            configuration=Configuration(voters),
-            hard_state=recovered.hard_state,
-            log=Log.from_run(recovered.entries),
             draw=lambda low, high: low + secrets.randbelow(high - low + 1),
         )
         return Driver(
@@ -102,18 +109,22 @@ class Node:
                 client_address=str(config.client_address),
                 http_address=str(config.http_address),
                 version=version,
+                snapshot_log_bytes=config.snapshot_log_bytes,
             ),
             identity=recovered.identity,
             addresses=recovered.addresses,
             boot=self._boot,
             raft=raft,
-            machine=LockMachine(),
+            machine=machine,
             ports=Ports(
                 disk=self._wal,
                 network=self.network,
                 clock_ms=lambda: time.monotonic_ns() // 1_000_000,
                 wake=self._schedule_turn,
                 draw_cluster=lambda: (ClusterId(secrets.token_hex(16)), Incarnation(secrets.token_hex(4))),
+                snapshots=self._snapshots,
+                unix_s=lambda: int(time.time()),
+                members_changed=self._schedule_members_change,
             ),
         )
 
@@ -143,17 +154,43 @@ class Node:
         with self._stops_on_error():
             self.driver.on_frame(sender, frame)
 
-    def on_replaced(self, peer: NodeId, reason: str) -> None:
-        self._exit(
-            EXIT_USAGE,
-            f"node {peer} refuses this data directory: {reason}. The cluster knows this node under its old "
-            f"disk. Restore that disk, or have an operator run `lockd members remove {self._config.node_id}` "
-            "and add a new node under a new id",
-        )
+    def objection_to(self, node: NodeId) -> str | None:
+        if node in self.driver.raft.configuration.members:
+            return None
+        return f"node {node} is not a member of this cluster"
+
+    def is_removed(self, node: NodeId) -> bool:
+        return node in self.driver.machine.removed
+
+    def addresses(self) -> Mapping[NodeId, str]:
+        return self.driver.addresses
+
+    def on_excluded(self, reason: str) -> None:
+        self._exit(EXIT_USAGE, reason)
 
     def _peer_address(self, node: NodeId) -> Address | None:
         text = self.driver.addresses.get(node)
         return None if text is None else Address.parse(text)
+
+    def _schedule_members_change(self) -> None:
+        if not self._members_change_scheduled:
+            self._members_change_scheduled = True
+            asyncio.get_running_loop().call_soon(self._on_members_changed)
+
+    def _on_members_changed(self) -> None:
+        """Connect to who is a member now. A node that is none any more has nothing left to do."""
+        self._members_change_scheduled = False
+        self.network.set_peers(self._peers())
+        if self.is_removed(self._config.node_id):
+            # Whoever asked for it is told first.
+            delay_s = self._config.election_timeout_ms / 1000
+            asyncio.get_running_loop().call_later(
+                delay_s, self._exit, 0, "this node was removed from the cluster"
+            )
+
+    def _peers(self) -> Iterable[NodeId]:
+        """Whom to dial: the members; before a joining node knows them, whoever it was told of."""
+        return self.driver.raft.configuration.members or self.driver.addresses
 
     # The process.
 
@@ -178,9 +215,10 @@ class Node:
             lambda error: _from_thread(loop, self._fail, error),
             lambda is_full: _from_thread(loop, self._on_disk_full, is_full),
         )
-        peers = tuple(node for node in self.driver.addresses if node != config.node_id)
+        if config.join is not None:
+            await self._join(config.join)
         with _listening("listen-peer", config.listen_peer):
-            await self.network.start(config.listen_peer, peers)
+            await self.network.start(config.listen_peer, self._peers())
         with _listening("listen-client", config.listen_client):
             await self.listener.start(config.listen_client, tls=self._client_tls)
         with _listening("listen-http", config.listen_http):
@@ -196,11 +234,40 @@ class Node:
         )
         self._tick(loop)
 
+    async def _join(self, at: Address) -> None:
+        """Learn from the node at `at` whose cluster this empty one is part of; wait until it is (C8)."""
+        if self.driver.identity.cluster or self.driver.raft.configuration.members:
+            log.info("join %s is ignored: this node has its data already", at)
+            return
+        search = asyncio.create_task(find_cluster(self._introduction, at, tls=self._peer_client_tls))
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([search, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not search.done():
+            search.cancel()
+            return
+        found = search.result()
+        log.info("joining cluster %s, incarnation %s", found.cluster, found.incarnation)
+        self.driver.joined(found.cluster, found.incarnation, found.addresses)
+
+    async def _hand_over(self) -> None:
+        """Have another node lead before this one goes, so that clients miss no election timeout."""
+        raft = self.driver.raft
+        if self._exit_status != 0 or raft.role is not Role.LEADER or len(raft.configuration.voters) == 1:
+            return
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.driver.transfer(target=NO_NODE, on_outcome=answered.set_result)
+        outcome = await answered  # it has a deadline of two election timeouts
+        if isinstance(outcome, Refused):
+            log.warning("stopping as the leader: %s", outcome.text)
+
     async def _stop(self) -> None:
+        await self._hand_over()
         self.driver.stop()
         await self.listener.stop()
         await self.admin.stop()
         await self.network.stop()
+        await self._snapshots.stop()
         await asyncio.to_thread(self._wal.close)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -248,6 +315,8 @@ class Node:
             log.error("the disk is full: this node takes no writes until there is room")
         else:
             log.info("the disk has room again")
+        with self._stops_on_error():
+            self.driver.on_disk_full(is_full=is_full)
 
     def _fail(self, error: BaseException) -> None:
         log.critical("this node stops: %s", error, exc_info=error)

@@ -105,6 +105,12 @@ class Calls:
                 refusal = Refused("UNAVAILABLE", "the leader changed before the command was committed")
             self.complete(operation, refusal)
 
+    def fail_sent(self, reason: str) -> None:
+        """What became of the commands that were sent can't be seen any more: whoever waits asks again."""
+        for operation, call in list(self._open.items()):
+            if call.sent_term:
+                self.complete(operation, Refused("UNKNOWN", reason))
+
     def fail_overdue(self, now_ms: int) -> None:
         overdue = itertools.takewhile(lambda due: due[1].deadline_ms <= now_ms, self._due.items())
         for operation, call in list(overdue):

@@ -19,11 +19,12 @@ from typing import Protocol
 
 from msgspec import structs
 
-from lockd.disk.record import Identity, LogWrite
+from lockd.disk.record import Identity, LogWrite, SnapshotMark
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, SessionId, Term
 from lockd.locks.codec import decode_batch
 from lockd.locks.commands import (
     Acquire,
+    AddMember,
     Batch,
     ClearSilent,
     CreateCluster,
@@ -32,8 +33,10 @@ from lockd.locks.commands import (
     Operation,
     OriginGone,
     Outcome,
+    PromoteMember,
     Refused,
     RegisterNode,
+    RemoveMember,
     RequestOrphaned,
     SessionOpened,
 )
@@ -41,15 +44,19 @@ from lockd.locks.leases import RenewalVerdict
 from lockd.locks.machine import LockMachine
 from lockd.locks.views import SessionView
 from lockd.raft.codec import decode_message, encode_message
-from lockd.raft.entries import EntryKind, EntryRun
-from lockd.raft.messages import Message
+from lockd.raft.entries import EntryKind, EntryRun, SnapshotMeta
+from lockd.raft.membership import decode_change
+from lockd.raft.messages import InstallSnapshot, Message
 from lockd.raft.node import RaftNode, Ready, Role
 from lockd.server import frames
 from lockd.server.calls import Callback
+from lockd.server.checkpoints import Checkpoints
 from lockd.server.leadership import Leadership
-from lockd.server.port import ClusterStatus
+from lockd.server.membership import Membership, Wish
+from lockd.server.port import Backup, ClusterStatus
 from lockd.server.proposals import Asked, Proposals
 from lockd.server.reads import NOT_LEADER, Reads
+from lockd.server.snapshots import Receiving, Sending, SnapshotFiles
 from lockd.server.status import describe
 
 
@@ -77,6 +84,11 @@ class Ports:
     wake: Callable[[], None]
     """Asks the owner to call `turn` soon; cheap to call often."""
     draw_cluster: Callable[[], tuple[ClusterId, Incarnation]]
+    snapshots: SnapshotFiles
+    unix_s: Callable[[], int]
+    """The wall clock, for the date of a snapshot alone (T1)."""
+    members_changed: Callable[[], None]
+    """Another configuration is in force, or an address is new: connect to those who are members now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,8 @@ class DriverSettings:
     client_address: str
     http_address: str
     version: str
+    snapshot_log_bytes: int
+    """After so much log a snapshot is taken. Nodes with different values can't compare their states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +130,10 @@ class Driver:
         machine: LockMachine,
         ports: Ports,
     ) -> None:
-        """`addresses` are the members' peer addresses as far as the disk has them."""
+        """`addresses` are the members' peer addresses as far as the disk has them.
+
+        `raft` and `machine` come from the same snapshot, or both from nothing.
+        """
         self.settings = settings
         self.raft = raft
         self.machine = machine
@@ -138,6 +155,42 @@ class Driver:
         self._tickets = itertools.count(1)
         self._unsynced: deque[_Unsynced] = deque()
         self._reads = Reads(boot=boot, raft=raft, send=ports.network.send, renew=self._lead_keepalive)
+        self._membership = Membership(
+            node_id=identity.node_id,
+            boot=boot,
+            raft=raft,
+            machine=lambda: self.machine,
+            proposals=self._proposals,
+            send=ports.network.send,
+            clock_ms=ports.clock_ms,
+            election_timeout_ms=settings.election_timeout_ms,
+            hears=self._is_alive,
+        )
+        self.sending = Sending(
+            raft=raft,
+            files=ports.snapshots,
+            send=ports.network.send,
+            clock_ms=ports.clock_ms,
+            node_id=identity.node_id,
+            resend_ms=settings.election_timeout_ms,
+        )
+        self.receiving = Receiving(
+            raft=raft,
+            files=ports.snapshots,
+            send=ports.network.send,
+            node_id=identity.node_id,
+            install=self._install_received,
+        )
+        self.checkpoints = Checkpoints(
+            raft=raft,
+            files=ports.snapshots,
+            state=lambda: (self.machine, self.identity, self.addresses),
+            write=self._note_snapshot,
+            send=ports.network.send,
+            unix_s=ports.unix_s,
+            log_bytes=settings.snapshot_log_bytes,
+        )
+        self.disk_is_full = False
         self._leader_seen = NO_NODE
         self._owe(
             RegisterNode(
@@ -175,6 +228,9 @@ class Driver:
         if isinstance(operation, OpenSession | Acquire) and 0 < operation.ttl_ms < ttl_floor_ms:
             operation = structs.replace(operation, ttl_ms=ttl_floor_ms)
         asked = Asked(operation, user, session, owner, request, connection)
+        if self.disk_is_full:
+            on_outcome(Refused("UNAVAILABLE", "the disk of this node is full"))
+            return
         if isinstance(operation, RequestOrphaned):
             self._proposals.owe(replace(asked, connection=0))
         else:
@@ -196,6 +252,37 @@ class Driver:
             on_outcome(outcome or Refused("UNAVAILABLE", "no leader is known"))
 
         self._ask(user, SessionId(session), done)
+
+    def change_members(
+        self,
+        *,
+        user: str,
+        operation: AddMember | PromoteMember | RemoveMember,
+        force: bool,
+        on_outcome: Callback,
+    ) -> None:
+        """Have the membership changed by the leader: Changed(1) once it is in force, or Refused (C7)."""
+        self._ask_operator(frames.ChangeMembers(operation, force), user, on_outcome)
+
+    def transfer(self, *, target: NodeId, on_outcome: Callback) -> None:
+        """Have another node lead, NO_NODE: the most up to date. Changed(1) when it does, or Refused."""
+        self._ask_operator(frames.Transfer(target), "", on_outcome)
+
+    def backup(self, on_ready: Callable[[Backup | Refused], None]) -> None:
+        """Take a snapshot that has everything acknowledged before this call; the reader is the caller's."""
+
+        def fresh(refusal: Refused | None) -> None:
+            if refusal is not None:
+                on_ready(refusal)
+            else:
+                self.checkpoints.backup(on_ready)
+
+        self.read(fresh)
+
+    def _ask_operator(self, wish: Wish, user: str, on_outcome: Callback) -> None:
+        deadline = self._ports.clock_ms() + self.settings.answer_ms_max
+        self._membership.ask(wish, user=user, deadline_ms=deadline, done=on_outcome)
+        self._ports.wake()
 
     def connection_gone(self, connection: int) -> None:
         """Nobody listens on it any more: its waits are withdrawn through the log (G4)."""
@@ -230,6 +317,9 @@ class Driver:
         """Tell everyone who still waits that this node is going."""
         self._proposals.calls.fail_all("this node is stopping")
         self._reads.fail_all("this node is stopping")
+        self._membership.fail_all("this node is stopping")
+        self.sending.close()
+        self.receiving.discard()
 
     # What happened.
 
@@ -240,10 +330,19 @@ class Driver:
         self._proposals.calls.fail_overdue(now_ms)
         self._reads.tick(now_ms)
         self._proposals.tick()
+        self.sending.tick()
         if self.leadership is not None:
             self.leadership.advance(now_ms)
             self._do_leader_duties(self.leadership)
+        self._membership.tick(self.leadership)
         self.turn()
+
+    def on_disk_full(self, *, is_full: bool) -> None:
+        """The disk takes no more, or has room again. Nothing is lost meanwhile, and nothing accepted (D4)."""
+        self.disk_is_full = is_full
+        if is_full and self.raft.role is Role.LEADER:
+            self.transfer(target=NO_NODE, on_outcome=lambda _: None)
+        self._ports.wake()
 
     def on_durable(self, ticket: int) -> None:
         """The disk has everything up to this ticket (D1)."""
@@ -283,9 +382,38 @@ class Driver:
                 )
             case frames.KeepaliveReply(call, outcome):
                 self._reads.on_keepalive_reply(call, outcome)
+            case frames.OperatorRequest(call, user, wish):
+                self._membership.lead(
+                    wish,
+                    user=user,
+                    answer=lambda outcome: self._send(sender, frames.OperatorReply(call, outcome)),
+                )
+            case frames.OperatorReply(call, outcome):
+                self._membership.on_reply(call, outcome)
+            case _:
+                self._on_snapshot_frame(sender, frame)
+        self._ports.wake()
+
+    def _on_snapshot_frame(self, sender: NodeId, frame: frames.Frame) -> None:
+        match frame:
+            case frames.SnapshotChunk():
+                self.receiving.on_chunk(sender, frame)
+            case frames.SnapshotAck():
+                self.sending.on_ack(sender, frame)
+            case frames.StateHash(index, state_hash):
+                self.checkpoints.compare(sender, LogIndex(index), state_hash)
             case _:
                 raise frames.FrameError(f"{frame.KIND.name} frame after the handshake")
-        self._ports.wake()
+
+    def joined(self, cluster: ClusterId, incarnation: Incarnation, addresses: Mapping[NodeId, str]) -> None:
+        """Keep what an empty node was told of the cluster that it joins: whose it is, and where (C8)."""
+        self.identity = replace(self.identity, cluster=cluster, incarnation=incarnation)
+        known = {**self.addresses, **addresses}
+        self.addresses = known
+        write = LogWrite(
+            next(self._tickets), cluster=(cluster, incarnation), addresses=tuple(sorted(known.items()))
+        )
+        self._write(write)
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         """Remember durably that this instance is that node; then `on_bound` is called (C8)."""
@@ -308,9 +436,14 @@ class Driver:
     # What Raft asks for.
 
     def _carry_out(self, ready: Ready) -> None:
+        if ready.snapshot is not None:
+            self._load_snapshot(ready.snapshot)
         if ready.must_sync:
             last = (ready.append.terms[-1], ready.append.last) if ready.append else None
-            write = LogWrite(next(self._tickets), ready.hard_state, ready.append or None)
+            mark = None
+            if ready.snapshot is not None:
+                mark = SnapshotMark(ready.snapshot.index, ready.snapshot.term, resets=True)
+            write = LogWrite(next(self._tickets), ready.hard_state, ready.append or None, snapshot=mark)
             self._write(write, last=last, messages=ready.send_after_durable)
         else:
             self._after_writes(ready.send_after_durable)
@@ -344,6 +477,8 @@ class Driver:
         for message in messages:
             if message.receiver == self.node_id:
                 self.raft.step(message)
+            elif isinstance(message, InstallSnapshot):
+                self.sending.begin(message)
             else:
                 self._send(message.receiver, frames.Raft(encode_message(message)))
 
@@ -365,7 +500,10 @@ class Driver:
             index = LogIndex(run.first + offset)
             if kind is EntryKind.COMMANDS:
                 self._apply_batch(index, decode_batch(payload))
+            elif kind is EntryKind.CONFIGURATION:
+                self._apply_change(index, payload)
             self.raft.applied(index)
+            self.checkpoints.applied(len(payload))
             if kind is EntryKind.NOOP:
                 self._proposals.calls.fail_sent_before(term)
                 if self.raft.role is Role.LEADER and term == self.raft.term:
@@ -381,7 +519,9 @@ class Driver:
             match command.operation:
                 case CreateCluster():
                     self._learn_cluster()
-                case RegisterNode(node=node, peer_address=address):
+                case RegisterNode(node=node, peer_address=address) if node in self.machine.nodes:
+                    self._learn_address(NodeId(node), address)
+                case AddMember(node=node, peer_address=address) if node in self.machine.members:
                     self._learn_address(NodeId(node), address)
         for completion in completions:
             origin = completion.origin
@@ -403,6 +543,35 @@ class Driver:
         if self.addresses.get(node) != address:
             self.addresses[node] = address
             self._write(LogWrite(next(self._tickets), addresses=((node, address),)))
+            self._ports.members_changed()
+
+    def _apply_change(self, index: LogIndex, payload: bytes) -> None:
+        """The state machine's part of a membership change, then Raft's: from here on it is in force (C7)."""
+        change = decode_change(payload)
+        if change.context:
+            self._apply_batch(index, decode_batch(change.context))
+        self.raft.apply_change(change)
+        self._ports.members_changed()
+
+    # Snapshots.
+
+    def _note_snapshot(self, mark: SnapshotMark, on_durable: Callable[[], None]) -> None:
+        self._write(LogWrite(next(self._tickets), snapshot=mark), notify=(on_durable,))
+
+    def _install_received(self, message: InstallSnapshot) -> None:
+        self.raft.step(message)
+        self._ports.wake()
+
+    def _load_snapshot(self, meta: SnapshotMeta) -> None:
+        """Go on from a leader's snapshot: its state takes the place of this node's (C9)."""
+        stored, body = self._ports.snapshots.load(meta.index, meta.term)
+        self.machine = LockMachine.from_snapshot(body)
+        self.checkpoints.installed()
+        self._proposals.calls.fail_sent("this node was behind and has caught up by a snapshot")
+        self._learn_cluster()
+        for node, address in stored.header.addresses:
+            self._learn_address(node, address)
+        self._ports.members_changed()
 
     # What a leader does.
 

@@ -27,7 +27,7 @@ from typing import ClassVar
 import msgspec
 
 from lockd.ids import ClusterId, InstanceId
-from lockd.locks.commands import Command, Origin, Outcome
+from lockd.locks.commands import AddMember, Command, Origin, Outcome, PromoteMember, RemoveMember
 
 VERSION = 1
 BODY_BYTES_MAX = 8 * 1024 * 1024
@@ -50,34 +50,61 @@ class Kind(enum.IntEnum):
     READ_REPLY = 8
     KEEPALIVE_REQUEST = 9
     KEEPALIVE_REPLY = 10
+    SNAPSHOT_CHUNK = 11
+    SNAPSHOT_ACK = 12
+    STATE_HASH = 13
+    OPERATOR_REQUEST = 14
+    OPERATOR_REPLY = 15
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):
-    """Who is calling. `receiver` is who it thinks it has reached."""
+    """Who is calling. `receiver` is who it thinks it has reached; 0 asks whoever that is to answer.
+
+    What asks so is an empty node that wants to join: nothing but the answer follows.
+    """
 
     KIND: ClassVar[Kind] = Kind.HELLO
     sender: int
     receiver: int
     incarnation: str
     boot: int
-    voters: tuple[int, ...]
-    """The members that this node was founded with: nodes founded differently never meet."""
+    founders: tuple[int, ...]
+    """The members that this node was founded with: nodes founded differently never meet. Empty for
+    a node that joined a cluster that was there."""
     version: str
+    address: str = ""
+    """Where the caller is dialled: a follower that is behind may not know it yet."""
 
 
 class Welcome(msgspec.Struct, array_like=True, frozen=True):
-    """The connection may carry frames."""
+    """The connection may carry frames; or, to receiver 0, what it takes to join."""
 
     KIND: ClassVar[Kind] = Kind.WELCOME
     sender: int
+    incarnation: str = ""
+    addresses: tuple[tuple[int, str], ...] = ()
+    """Where the members are dialled, as far as the acceptor knows."""
+
+
+class Verdict(enum.IntEnum):
+    """What a refusal means for the caller as it is."""
+
+    NOT_NOW = 0
+    """Maybe later, or elsewhere."""
+    REPLACED = 1
+    """Another instance is bound to its id (C8)."""
+    REMOVED = 2
+    """Its id was removed from the cluster, and is never used again (C8)."""
+    CLUSTER_EXISTS = 3
+    """It is empty and would found a cluster with nodes that have one."""
 
 
 class Refusal(msgspec.Struct, array_like=True, frozen=True):
-    """Why not. `replaced` says that another instance is bound to the caller's id (C8)."""
+    """Why not."""
 
     KIND: ClassVar[Kind] = Kind.REFUSAL
     reason: str
-    replaced: bool
+    verdict: Verdict = Verdict.NOT_NOW
 
 
 class Raft(msgspec.Struct, array_like=True, frozen=True):
@@ -127,6 +154,63 @@ class KeepaliveReply(msgspec.Struct, array_like=True, frozen=True):
     outcome: Outcome | None
 
 
+class SnapshotChunk(msgspec.Struct, array_like=True, frozen=True):
+    """A piece of a snapshot's file, and the InstallSnapshot that it belongs to (C9)."""
+
+    KIND: ClassVar[Kind] = Kind.SNAPSHOT_CHUNK
+    message: bytes
+    file_bytes: int
+    offset: int
+    data: bytes
+
+
+class SnapshotAck(msgspec.Struct, array_like=True, frozen=True):
+    """So much of the snapshot (index, term) has arrived, from its beginning."""
+
+    KIND: ClassVar[Kind] = Kind.SNAPSHOT_ACK
+    index: int
+    term: int
+    received_bytes: int
+
+
+class StateHash(msgspec.Struct, array_like=True, frozen=True):
+    """What the sender's state hashed to when it had applied this entry (C11)."""
+
+    KIND: ClassVar[Kind] = Kind.STATE_HASH
+    index: int
+    state_hash: str
+
+
+class ChangeMembers(msgspec.Struct, array_like=True, frozen=True, tag="change_members"):
+    """An operator's wish for the membership."""
+
+    operation: AddMember | PromoteMember | RemoveMember
+    force: bool
+
+
+class Transfer(msgspec.Struct, array_like=True, frozen=True, tag="transfer"):
+    """An operator's wish for another leader; 0: whoever is most up to date."""
+
+    target: int
+
+
+class OperatorRequest(msgspec.Struct, array_like=True, frozen=True):
+    """What only the leader can do, asked of another node by `user`, whom that node has authorised (G11)."""
+
+    KIND: ClassVar[Kind] = Kind.OPERATOR_REQUEST
+    call: int
+    user: str
+    wish: ChangeMembers | Transfer
+
+
+class OperatorReply(msgspec.Struct, array_like=True, frozen=True):
+    """What came of it; no outcome: not the leader, ask again."""
+
+    KIND: ClassVar[Kind] = Kind.OPERATOR_REPLY
+    call: int
+    outcome: Outcome | None
+
+
 Frame = (
     Hello
     | Welcome
@@ -138,6 +222,11 @@ Frame = (
     | ReadReply
     | KeepaliveRequest
     | KeepaliveReply
+    | SnapshotChunk
+    | SnapshotAck
+    | StateHash
+    | OperatorRequest
+    | OperatorReply
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -152,6 +241,11 @@ _decoders: dict[int, msgspec.msgpack.Decoder[Frame]] = {
     Kind.READ_REPLY: msgspec.msgpack.Decoder(ReadReply),
     Kind.KEEPALIVE_REQUEST: msgspec.msgpack.Decoder(KeepaliveRequest),
     Kind.KEEPALIVE_REPLY: msgspec.msgpack.Decoder(KeepaliveReply),
+    Kind.SNAPSHOT_CHUNK: msgspec.msgpack.Decoder(SnapshotChunk),
+    Kind.SNAPSHOT_ACK: msgspec.msgpack.Decoder(SnapshotAck),
+    Kind.STATE_HASH: msgspec.msgpack.Decoder(StateHash),
+    Kind.OPERATOR_REQUEST: msgspec.msgpack.Decoder(OperatorRequest),
+    Kind.OPERATOR_REPLY: msgspec.msgpack.Decoder(OperatorReply),
 }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lockd.ids import NO_NODE, NodeId
 from lockd.locks.codec import encode_batch
 from lockd.locks.commands import (
+    AddMember,
     Batch,
     ClearSilent,
     Command,
@@ -24,7 +25,9 @@ from lockd.locks.commands import (
     Origin,
     OriginGone,
     Outcome,
+    PromoteMember,
     Refused,
+    RemoveMember,
 )
 from lockd.raft.entries import EntryKind
 from lockd.raft.node import NotLeader, RaftNode, Role, TooMuchUncommitted
@@ -36,7 +39,15 @@ BATCH_COMMANDS_MAX = 256
 BATCH_BYTES_MAX = 64 * 1024
 PROPOSALS_MAX = 100_000
 """Commands that a leader queues for its log; more stay with the nodes that took them (SAFETY C10)."""
-LEADER_ONLY = (CreateCluster, ExpireSessions, MarkSilent, ClearSilent)
+LEADER_ONLY = (
+    CreateCluster,
+    ExpireSessions,
+    MarkSilent,
+    ClearSilent,
+    AddMember,
+    PromoteMember,
+    RemoveMember,
+)
 
 
 def is_decision(command: Command) -> bool:
@@ -107,9 +118,13 @@ class Proposals:
 
     def decide(self, asked: Asked, on_outcome: Callback) -> None:
         """As the leader, have a decision of this term applied; it is dropped with the leadership."""
+        self._queue.append(self.begin(asked, on_outcome))
+
+    def begin(self, asked: Asked, on_outcome: Callback) -> Command:
+        """Open a call of the leader's own, for a command that it puts into the log itself."""
         command = self._open(asked, on_outcome)
         self._mark_sent(command.origin.operation, forwarded=False)
-        self._queue.append(command)
+        return command
 
     def tick(self) -> None:
         """Ask again what was owed or refused."""

@@ -27,15 +27,15 @@ from lockd.locks.commands import (
     Outcome,
     SessionOpened,
 )
-from lockd.locks.machine import LockMachine
 from lockd.raft.codec import decode_message
-from lockd.raft.entries import Configuration, EntryKind
-from lockd.raft.log import Log
+from lockd.raft.entries import EntryKind
 from lockd.raft.messages import Message
-from lockd.raft.node import RaftConfig, RaftNode, Role
+from lockd.raft.node import RaftConfig, Role
 from lockd.server import frames
 from lockd.server.driver import Driver, DriverSettings, Ports
+from lockd.server.recovering import recovered_core
 from tests.disk.memory import SimulatedLog
+from tests.server.snapshots import DirectSnapshots
 
 TICK_MS = 50
 ELECTION_TICKS = 10
@@ -51,7 +51,7 @@ P = TypeVar("P", bound=Operation)
 class Member:
     """One node through its lives, and the ports of its driver."""
 
-    def __init__(self, cluster: "Cluster", node: NodeId) -> None:
+    def __init__(self, cluster: "Cluster", node: NodeId, founders: Iterable[NodeId]) -> None:
         self.node = node
         self.disk_stalls = False
         """Writes are taken, and nothing becomes durable."""
@@ -59,20 +59,19 @@ class Member:
         self.life = 0
         self._cluster = cluster
         self._origin_ms = random.Random(node).randrange(10**9)
-        self._log = SimulatedLog(node, lambda: InstanceId(f"{node:032x}"))
+        founding = {founder: f"node{founder}:7421" for founder in founders}
+        self._log = SimulatedLog(node, lambda: InstanceId(f"{node:032x}"), founding=founding)
         self.woken = False
         self.driver = self._start()
 
     def _start(self) -> Driver:
         self.life += 1
         recovered = self._log.recovered
-        raft = RaftNode(
+        raft, machine = recovered_core(
+            recovered,
             RaftConfig(
                 node_id=self.node, election_ticks=ELECTION_TICKS, uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX
             ),
-            configuration=Configuration(self._cluster.voters),
-            hard_state=recovered.hard_state,
-            log=Log.from_run(recovered.entries),
             draw=lambda _low, high: high,
         )
         return Driver(
@@ -83,18 +82,22 @@ class Member:
                 client_address=f"node{self.node}:7420",
                 http_address=f"node{self.node}:7422",
                 version="test",
+                snapshot_log_bytes=self._cluster.snapshot_log_bytes,
             ),
             identity=recovered.identity,
             addresses=recovered.addresses,
             boot=1000 * self.node + self.life,
             raft=raft,
-            machine=LockMachine(),
+            machine=machine,
             ports=Ports(
                 disk=self,
                 network=self,
                 clock_ms=self.clock_ms,
                 wake=self._wake,
                 draw_cluster=lambda: (ClusterId("c" * 32), Incarnation("0000000a")),
+                snapshots=DirectSnapshots(lambda: self._log.snapshots, lambda then: then()),
+                unix_s=lambda: 1_800_000_000,
+                members_changed=lambda: None,
             ),
         )
 
@@ -175,20 +178,31 @@ class Member:
 class Cluster:
     """`size` nodes, numbered from 1. No leader until `elect`."""
 
-    def __init__(self, size: int = 3) -> None:
+    def __init__(self, size: int = 3, *, snapshot_log_bytes: int = 2**40) -> None:
         self.now_ms = 0
-        self.voters = tuple(NodeId(number) for number in range(1, size + 1))
+        self.snapshot_log_bytes = snapshot_log_bytes
+        self.nodes = tuple(NodeId(number) for number in range(1, size + 1))
         self.cut: set[tuple[int, int]] = set()
         self.holds_back: Callable[[NodeId, NodeId, frames.Frame], bool] = lambda *_: False
         """Which frames stay on the wire: `settle` delivers them once this says no."""
         self.sent: list[tuple[NodeId, NodeId, frames.Frame]] = []
         """Every frame that was taken for sending, delivered or not."""
         self._wire: deque[tuple[NodeId, NodeId, frames.Frame]] = deque()
-        self.members = {node: Member(self, node) for node in self.voters}
+        self.members = {node: Member(self, node, self.nodes) for node in self.nodes}
         self._connections = itertools.count(1)
 
     def __getitem__(self, node: int) -> Member:
         return self.members[NodeId(node)]
+
+    def start_empty(self, node: int) -> Member:
+        """Start a node that joins: it has been told which cluster this is, and is no member yet."""
+        new, anyone = NodeId(node), self[1].driver
+        self.members[new] = Member(self, new, ())
+        self.members[new].driver.joined(
+            anyone.identity.cluster, anyone.identity.incarnation, anyone.addresses
+        )
+        self.nodes = (*self.nodes, new)
+        return self.members[new]
 
     # What happens.
 
@@ -203,7 +217,7 @@ class Cluster:
 
     def settle(self, only: Iterable[int] | None = None, *, until: Callable[[], bool] = lambda: False) -> None:
         """Deliver, sync and turn, among `only` or all, until nothing is left to do or `until` holds."""
-        nodes = [NodeId(node) for node in only] if only is not None else list(self.voters)
+        nodes = [NodeId(node) for node in only] if only is not None else list(self.nodes)
         moved = True
         while moved and not until():
             moved = False
@@ -235,7 +249,7 @@ class Cluster:
 
     def tick(self, times: int = 1, only: Iterable[int] | None = None) -> None:
         """Let so many ticks pass; those who are not in `only` are as if paused."""
-        nodes = [NodeId(node) for node in only] if only is not None else list(self.voters)
+        nodes = [NodeId(node) for node in only] if only is not None else list(self.nodes)
         for _ in range(times):
             self.now_ms += TICK_MS
             for node in nodes:
@@ -248,7 +262,7 @@ class Cluster:
     def isolate(self, *nodes: int) -> None:
         """Cut these off from the others, not from each other."""
         inside = {NodeId(node) for node in nodes}
-        for one, other in itertools.permutations(self.voters, 2):
+        for one, other in itertools.permutations(self.nodes, 2):
             if (one in inside) != (other in inside):
                 self.cut.add((one, other))
 
@@ -266,7 +280,7 @@ class Cluster:
 
     def elect(self, node: int, *, settle: bool = True) -> Member:
         """Have the node win an election among those it is connected to; the others stand still."""
-        reachable = [n for n in self.voters if n == node or (n, NodeId(node)) not in self.cut]
+        reachable = [n for n in self.nodes if n == node or (n, NodeId(node)) not in self.cut]
         followers = [n for n in reachable if n != node]
         for _ in range(ELECTION_TICKS):
             self.now_ms += TICK_MS

@@ -8,14 +8,14 @@ from random import Random
 
 from lockd.disk.record import LogWrite
 from lockd.disk.recovery import Recovered
+from lockd.disk.snapshots import SnapshotStore
 from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
-from lockd.locks.machine import LockMachine
-from lockd.raft.entries import Configuration
-from lockd.raft.log import Log
-from lockd.raft.node import RaftConfig, RaftNode, Role
+from lockd.raft.node import RaftConfig, Role
 from lockd.server import frames
 from lockd.server.driver import Driver, DriverSettings, Ports
+from lockd.server.recovering import recovered_core
 from tests.disk.memory import SimulatedLog
+from tests.server.snapshots import DirectSnapshots
 from tests.sim.clock import MILLISECOND, MachineClock, Schedule
 from tests.sim.history import History
 from tests.sim.invariants import Invariants
@@ -51,12 +51,20 @@ class Disk:
     def __init__(self, world: "World", node: "SimNode") -> None:
         self._world = world
         self._node = node
-        self._log = SimulatedLog(node.node_id, lambda: InstanceId(f"{world.random.getrandbits(128):032x}"))
+        self._log = SimulatedLog(
+            node.node_id,
+            lambda: InstanceId(f"{world.random.getrandbits(128):032x}"),
+            founding={voter: f"node{voter}:7421" for voter in world.voters},
+        )
         self._busy = False
 
     @property
     def recovered(self) -> Recovered:
         return self._log.recovered
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        return self._log.snapshots
 
     def submit(self, write: LogWrite) -> None:
         self._log.submit(write)
@@ -108,13 +116,11 @@ class SimNode:
         world = self.world
         self.life += 1
         recovered = self.disk.recovered
-        raft = RaftNode(
+        raft, machine = recovered_core(
+            recovered,
             RaftConfig(
                 node_id=self.node_id, election_ticks=ELECTION_TIMEOUT_MS // TICK_MS, heartbeat_ticks=1
             ),
-            configuration=Configuration(world.voters),
-            hard_state=recovered.hard_state,
-            log=Log.from_run(recovered.entries),
             draw=world.random.randint,
         )
         self._driver = Driver(
@@ -125,12 +131,13 @@ class SimNode:
                 client_address=f"node{self.node_id}:7420",
                 http_address=f"node{self.node_id}:7422",
                 version="simulated",
+                snapshot_log_bytes=2**40,
             ),
             identity=recovered.identity,
             addresses=recovered.addresses,
             boot=world.random.getrandbits(62) + 1,
             raft=raft,
-            machine=LockMachine(),
+            machine=machine,
             ports=Ports(
                 disk=self.disk,
                 network=Wire(world, self),
@@ -140,6 +147,9 @@ class SimNode:
                     ClusterId(f"{world.random.getrandbits(128):032x}"),
                     Incarnation(f"{world.random.getrandbits(32):08x}"),
                 ),
+                snapshots=DirectSnapshots(lambda: self.disk.snapshots, lambda then: then()),
+                unix_s=lambda: 1_800_000_000,
+                members_changed=lambda: None,
             ),
         )
         self.running, self.paused = True, False

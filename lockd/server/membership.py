@@ -1,0 +1,260 @@
+"""What an operator changes: who the members are, and which of them leads (SAFETY C7).
+
+Only the leader can do either. A node that is not asks the leader, and holds the wish until one is
+known. The leader checks what can be checked before anything is in the log: a change is refused when
+it would leave too few voters that answer now (unless forced), when another is under way, when the
+id was ever used before. A node always joins as a learner; one that is to vote is promoted by the
+leader, whoever that is by then, once it has caught up.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lockd.ids import NO_NODE, NodeId, Term
+from lockd.locks.codec import encode_batch
+from lockd.locks.commands import AddMember, Batch, Changed, Outcome, PromoteMember, Refused, RemoveMember
+from lockd.locks.machine import LockMachine
+from lockd.raft.membership import Change, ChangeKind, ConfigurationChange
+from lockd.raft.node import ChangeRefused, NotLeader, RaftNode, Role, TooMuchUncommitted
+from lockd.server import frames
+from lockd.server.leadership import Leadership
+from lockd.server.proposals import Asked, Proposals
+
+CAUGHT_UP_ENTRIES = 64
+"""A learner that lacks no more than this of what is committed may vote."""
+TRANSFER_TIMEOUTS = 2
+"""Election timeouts after which a transfer that has not happened is given up."""
+_NOT_ASKED = Term(0)
+
+MemberOperation = AddMember | PromoteMember | RemoveMember
+Wish = frames.ChangeMembers | frames.Transfer
+Answer = Callable[[Outcome | None], None]
+"""Gets the outcome, or None when this node does not lead."""
+
+
+@dataclass(slots=True)
+class _Question:
+    deadline_ms: int
+    user: str
+    wish: Wish
+    done: Callable[[Outcome], None]
+    asked: Term = _NOT_ASKED
+
+
+@dataclass(slots=True)
+class _Handover:
+    to: NodeId
+    deadline_ms: int
+    answer: Answer
+
+
+class Membership:
+    """The operators' wishes at one node, and their fulfilment where it leads."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        boot: int,
+        raft: RaftNode,
+        machine: Callable[[], LockMachine],
+        proposals: Proposals,
+        send: Callable[[NodeId, frames.Frame], bool],
+        clock_ms: Callable[[], int],
+        election_timeout_ms: int,
+        hears: Callable[[NodeId], bool],
+    ) -> None:
+        """`hears(node)`: the leader has heard of it within an election timeout."""
+        self._node_id = node_id
+        self._raft = raft
+        self._machine = machine
+        self._proposals = proposals
+        self._send = send
+        self._clock_ms = clock_ms
+        self._election_timeout_ms = election_timeout_ms
+        self._hears = hears
+        self._leadership: Leadership | None = None
+        self._numbers = itertools.count(boot)
+        self._open: dict[int, _Question] = {}
+        self._handover: _Handover | None = None
+
+    # What this node's operators ask.
+
+    def ask(self, wish: Wish, *, user: str, deadline_ms: int, done: Callable[[Outcome], None]) -> None:
+        """Have it done by the leader; `done` is called once."""
+        self._open[next(self._numbers)] = _Question(deadline_ms, user, wish, done)
+
+    def on_reply(self, number: int, outcome: Outcome | None) -> None:
+        """The leader has answered; None: it does not lead, ask again."""
+        question = self._open.get(number)
+        if question is None:
+            return
+        if outcome is None:
+            question.asked = _NOT_ASKED
+            return
+        del self._open[number]
+        question.done(outcome)
+
+    def fail_all(self, reason: str) -> None:
+        for number in list(self._open):
+            self.on_reply(number, Refused("UNKNOWN", reason))
+
+    def tick(self, leadership: Leadership | None) -> None:
+        """Ask the leader what is to be asked, give up what is overdue, promote who has caught up."""
+        self._leadership = leadership
+        now_ms = self._clock_ms()
+        for number, question in list(self._open.items()):
+            if now_ms >= question.deadline_ms:
+                code = "UNAVAILABLE" if question.asked == _NOT_ASKED else "UNKNOWN"
+                self.on_reply(number, Refused(code, "no leader answered in time"))
+            elif question.asked != self._raft.term:
+                self._route(number, question)
+        if leadership is not None:
+            self._promote_who_caught_up()
+        self._settle_handover(now_ms)
+
+    def _route(self, number: int, question: _Question) -> None:
+        if self._raft.role is Role.LEADER:
+            question.asked = self._raft.term
+            self.lead(question.wish, user=question.user, answer=lambda found: self.on_reply(number, found))
+        elif self._raft.leader_id != NO_NODE:
+            request = frames.OperatorRequest(number, question.user, question.wish)
+            if self._send(self._raft.leader_id, request):
+                question.asked = self._raft.term
+
+    # What the leader does.
+
+    def lead(self, wish: Wish, *, user: str, answer: Answer) -> None:
+        """Do it as the leader. `answer` is called once, maybe at once."""
+        if self._leadership is None or not self._raft.is_leader_ready:
+            answer(None)
+            return
+        match wish:
+            case frames.Transfer(target):
+                self._hand_over(NodeId(target), answer)
+            case frames.ChangeMembers(operation, force):
+                refusal = self._objection(operation, force=force)
+                if refusal is not None:
+                    answer(refusal)
+                else:
+                    self._propose(operation, user, self._leadership, answer)
+
+    def _objection(self, operation: MemberOperation, *, force: bool) -> Refused | None:
+        refusal = self._machine().objection_to(operation)
+        if refusal is not None:
+            return refusal
+        configuration = self._raft.configuration
+        node = NodeId(operation.node)
+        is_member = node in configuration.members
+        if isinstance(operation, AddMember):
+            if is_member:
+                return Refused("ERR", f"node {node} is a member already")
+            return self._address_in_use(operation.peer_address)
+        voters = {*configuration.voters}
+        if isinstance(operation, PromoteMember):
+            if node not in configuration.learners:
+                return Refused("ERR", f"node {node} is {'a voter already' if is_member else 'no member'}")
+            if not force and not self._has_caught_up(node):
+                return Refused("UNAVAILABLE", f"node {node} has not caught up with the log yet")
+            voters.add(node)
+        else:
+            if not is_member:
+                return Refused("ERR", f"node {node} is no member")
+            voters.discard(node)
+            if not voters:
+                return Refused("ERR", f"node {node} is the last voter: a cluster can't be without one")
+        return None if force else self._too_few_answer(voters)
+
+    def _too_few_answer(self, voters: set[NodeId]) -> Refused | None:
+        silent = sorted(node for node in voters if node != self._node_id and not self._hears(node))
+        needed = len(voters) // 2 + 1
+        if len(voters) - len(silent) >= needed:
+            return None
+        names = ", ".join(map(str, silent))
+        return Refused(
+            "UNAVAILABLE",
+            f"of the {len(voters)} voters after this change {needed} must answer, and nodes {names} do not: "
+            "bring them back first, or say FORCE",
+        )
+
+    def _address_in_use(self, address: str) -> Refused | None:
+        machine = self._machine()
+        for node in self._raft.configuration.members:
+            known, member = machine.nodes.get(node), machine.members.get(node)
+            if address in {known.peer_address if known else "", member.peer_address if member else ""}:
+                return Refused("ERR", f"{address} is the address of node {node}")
+        return None
+
+    def _propose(
+        self,
+        operation: MemberOperation,
+        user: str,
+        leadership: Leadership,
+        answer: Answer,
+    ) -> None:
+        kind = {
+            AddMember: ChangeKind.ADD_LEARNER,
+            PromoteMember: ChangeKind.ADD_VOTER,
+            RemoveMember: ChangeKind.REMOVE,
+        }[type(operation)]
+        command = self._proposals.begin(Asked(operation, user=user), answer)
+        stamp_ms = leadership.clock_ms
+        context = encode_batch(Batch(Batch.VERSION, stamp_ms, (command,)))
+        change = ConfigurationChange((Change(kind, NodeId(operation.node)),), context=context)
+        try:
+            self._raft.propose_change(change)
+        except (ChangeRefused, NotLeader, TooMuchUncommitted) as error:
+            self._proposals.calls.complete(command.origin.operation, Refused("UNAVAILABLE", str(error)))
+        else:
+            leadership.stamped(stamp_ms)
+
+    def _promote_who_caught_up(self) -> None:
+        raft = self._raft
+        if raft.has_change_pending:
+            return
+        for node in raft.configuration.learners:
+            member = self._machine().members.get(node)
+            if member is not None and member.wants_vote and self._has_caught_up(node):
+                wish = frames.ChangeMembers(PromoteMember(node), force=False)
+                self.lead(wish, user="", answer=lambda _: None)
+                return
+
+    def _has_caught_up(self, node: NodeId) -> bool:
+        progress = self._raft.progress.get(node)
+        if progress is None or not self._hears(node) or not progress.match_index:
+            return False
+        return progress.match_index + CAUGHT_UP_ENTRIES >= self._raft.commit_index
+
+    # Handing over.
+
+    def _hand_over(self, target: NodeId, answer: Answer) -> None:
+        raft = self._raft
+        others = [node for node in raft.configuration.voters if node != self._node_id and self._hears(node)]
+        if target == self._node_id:
+            answer(Changed(0))
+        elif target != NO_NODE and target not in raft.configuration.voters:
+            answer(Refused("ERR", f"node {target} is no voter: it can't lead"))
+        elif not others or target not in {NO_NODE, *others}:
+            silent = f"node {target}" if target != NO_NODE else "no other voter"
+            answer(Refused("UNAVAILABLE", f"{silent} answers: leadership stays here"))
+        elif self._handover is not None:
+            answer(Refused("UNAVAILABLE", f"leadership is being handed to node {self._handover.to} already"))
+        else:
+            newest = max(others, key=lambda node: raft.progress[node].match_index)
+            to = newest if target == NO_NODE else target
+            deadline_ms = self._clock_ms() + TRANSFER_TIMEOUTS * self._election_timeout_ms
+            self._handover = _Handover(to, deadline_ms, answer)
+            raft.transfer_leadership(to)
+
+    def _settle_handover(self, now_ms: int) -> None:
+        handover = self._handover
+        if handover is None:
+            return
+        leader = self._raft.leader_id
+        if leader not in {NO_NODE, self._node_id}:
+            self._handover = None
+            handover.answer(Changed(1))
+        elif now_ms >= handover.deadline_ms:
+            self._handover = None
+            handover.answer(Refused("UNKNOWN", f"node {handover.to} has not taken over in time"))

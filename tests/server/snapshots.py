@@ -1,0 +1,56 @@
+"""The snapshot files of a simulated node: written at once, without a child process."""
+
+from collections.abc import Callable, Iterator
+
+from lockd.disk.errors import DataDirError
+from lockd.disk.snapshots import (
+    PartialSnapshot,
+    SnapshotHeader,
+    SnapshotReader,
+    SnapshotStore,
+    StoredSnapshot,
+    encode_snapshot,
+)
+from lockd.errors import CorruptData
+from lockd.ids import LogIndex, Term
+
+
+class DirectSnapshots:
+    """The twin of ForkingSnapshots over a simulated disk. `later` puts off what takes its time."""
+
+    def __init__(
+        self, store: Callable[[], SnapshotStore], later: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._store = store
+        self._later = later
+
+    def take(
+        self,
+        header: SnapshotHeader,
+        body: Callable[[], Iterator[bytes]],
+        on_taken: Callable[[StoredSnapshot | None], None],
+    ) -> None:
+        partial = self._store().begin("taken")
+        for piece in encode_snapshot(header, body()):
+            partial.append(piece)
+        self.finish(partial, on_taken)
+
+    def begin(self) -> PartialSnapshot:
+        return self._store().begin("received")
+
+    def finish(self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]) -> None:
+        def now() -> None:
+            try:
+                stored = partial.finish()
+            except (CorruptData, DataDirError):
+                on_finished(None)
+            else:
+                on_finished(stored)
+
+        self._later(now)
+
+    def open(self, index: LogIndex, term: Term) -> SnapshotReader:
+        return self._store().open(index, term)
+
+    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, bytes]:
+        return self._store().load(index, term)
