@@ -12,10 +12,9 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 import pydantic
 
-from lockd.ids import NodeId, ascii_int
+from lockd.ids import NODE_ID_MAX, NodeId, ascii_int
 
 ENV_PREFIX = "LOCKD_"
-NODE_ID_MAX = 2**31 - 1
 _OTHER_VARIABLES = frozenset(
     f"LOCKD_{name}"
     for name in ("CONFIG", "ENDPOINTS", "USER", "PASSWORD", "LOCK", "TOKEN", "FENCE", "TTL_MS", "PG_BIN")
@@ -78,6 +77,7 @@ def _parse_cluster(value: object) -> object:
 
 def _members(text: str) -> Iterator[tuple[NodeId, Address]]:
     seen: set[int] = set()
+    addresses: dict[Address, NodeId] = {}
     for part in text.split(","):
         number, equals, address = part.strip().partition("=")
         if not equals:
@@ -85,8 +85,12 @@ def _members(text: str) -> Iterator[tuple[NodeId, Address]]:
         node = NodeId(ascii_int(number, low=1, high=NODE_ID_MAX))
         if node in seen:
             raise ValueError(f"node {node} is named twice")
+        found = Address.parse(address)
+        if found in addresses:
+            raise ValueError(f"{found} is given to nodes {addresses[found]} and {node}")
         seen.add(node)
-        yield node, Address.parse(address)
+        addresses[found] = node
+        yield node, found
 
 
 Endpoint = Annotated[Address, pydantic.BeforeValidator(_parse_address)]
@@ -109,6 +113,8 @@ class ServerConfig(pydantic.BaseModel):
     join: Endpoint | None = None
     election_timeout_ms: Annotated[int, pydantic.Field(ge=100, le=60_000)] = 500
     heartbeat_ms: Annotated[int, pydantic.Field(ge=10, le=10_000)] = 50
+    snapshot_log_bytes: Annotated[int, pydantic.Field(ge=64 * 1024, le=2**50)] = 64 * 1024 * 1024
+    """Log written since the last snapshot before the next one is taken."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_peer_cert: Path | None = None
@@ -136,7 +142,9 @@ class ServerConfig(pydantic.BaseModel):
 
     @property
     def founding_members(self) -> dict[NodeId, Address]:
-        """Who the cluster begins with: `initial_cluster`, or this node alone."""
+        """Who the cluster begins with: `initial_cluster`, or this node alone; nobody to join another."""
+        if self.join is not None:
+            return {}
         return self.initial_cluster or {self.node_id: self.peer_address}
 
     @pydantic.model_validator(mode="after")
@@ -149,13 +157,7 @@ class ServerConfig(pydantic.BaseModel):
             raise ValueError(
                 f"initial-cluster names {len(self.initial_cluster)} nodes: it must be 1, 3, 5 or 7"
             )
-        if self.peer_address.is_every_address:
-            raise ValueError(
-                f"listen-peer {self.listen_peer} is every address of this machine: "
-                "say with advertise-peer which one the other nodes are to dial"
-            )
-        if self.join is not None:
-            raise ValueError("join: this version cannot add members to a running cluster yet")
+        self._check_join()
         if self.election_timeout_ms < 4 * self.heartbeat_ms:
             raise ValueError(
                 f"election-timeout-ms {self.election_timeout_ms} must be at least "
@@ -170,7 +172,18 @@ class ServerConfig(pydantic.BaseModel):
         if (self.tls_peer_cert is None) != (self.tls_peer_ca is None):
             raise ValueError("tls-peer-ca is needed with tls-peer-cert: peers authenticate each other")
         self._check_exposure()
+        self._check_dialled()
         return self
+
+    def _check_join(self) -> None:
+        if self.join is None:
+            return
+        if self.initial_cluster is not None:
+            raise ValueError("join and initial-cluster: a new node joins a cluster or founds one, not both")
+        if self.join in (self.peer_address, self.listen_peer):
+            raise ValueError(f"join {self.join} is this node itself: name one that is in the cluster")
+        if "node_id" not in self.model_fields_set:
+            raise ValueError("join needs node-id: a number that the cluster has never had")
 
     def _check_exposure(self) -> None:
         if self.insecure:
@@ -184,6 +197,17 @@ class ServerConfig(pydantic.BaseModel):
                 raise ValueError(
                     f"{name} {address} is not a loopback address: "
                     "give TLS files, or --insecure in a trusted network"
+                )
+
+    def _check_dialled(self) -> None:
+        for name, address, who in (
+            ("peer", self.peer_address, "the other nodes"),
+            ("client", self.client_address, "clients"),
+        ):
+            if address.is_every_address:
+                raise ValueError(
+                    f"listen-{name} {address} is every address of this machine: "
+                    f"say with advertise-{name} which one {who} are to dial"
                 )
 
 

@@ -2,22 +2,27 @@
 
 Each node dials every other and sends on what it dialled; what it accepted it only reads. So a
 pair has two connections, each with one direction, and there is nothing to agree on when both
-dial at once. A connection opens with Hello; the acceptor checks who is calling, binds the
-caller's instance to its id durably, and only then answers Welcome (SAFETY C8). Frames that can't
-be sent are dropped: Raft repeats itself, and callers have deadlines.
+dial at once. A connection opens with Hello; the acceptor checks who is calling (`handshake` has
+the rules), binds the caller's instance to its id durably, and only then answers Welcome (SAFETY
+C8). Frames that can't be sent are dropped: Raft repeats itself, and callers have deadlines.
+
+Whom to dial follows the configuration, see `set_peers`. Besides those a node dials back whoever is
+welcome here: a leader that was added while this node was away is in no configuration that it has.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
 from lockd.server import frames
 from lockd.server.config import Address
+from lockd.server.handshake import ANYONE, Introduction, Local, check_answer, objection
 
 log = logging.getLogger(__name__)
 
@@ -25,43 +30,15 @@ SEND_BUFFER_BYTES_MAX = 16 * 1024 * 1024
 """A peer that does not read is cut off from new frames at this backlog (SAFETY C10)."""
 HANDSHAKE_SECONDS_MAX = 5.0
 HANDSHAKE_BYTES_MAX = 4096
-"""A body of Hello, Welcome or Refusal."""
+"""The body of a Hello."""
+ANSWER_BYTES_MAX = 64 * 1024
+"""The body of a Welcome, which has the addresses of all members, or of a Refusal."""
 STRANGERS_MAX = 64
 """Connections that have not been welcomed; one more costs the oldest its place (SAFETY P6, C10)."""
 SILENT_HOST_MS_MAX = 5000
 """A host that acknowledges nothing for so long is gone, or cut off: its connections end."""
 REDIAL_SECONDS_MIN = 0.05
 REDIAL_SECONDS_MAX = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Introduction:
-    """What this node says of itself in each handshake."""
-
-    node_id: NodeId
-    instance: InstanceId
-    boot: int
-    voters: tuple[int, ...]
-    version: str
-
-
-class Local(Protocol):
-    """The node behind the network, as the connections see it."""
-
-    def identity(self) -> tuple[ClusterId, Incarnation]:
-        """The cluster's identity as far as this node knows it; empty texts before that."""
-
-    def bound_instance(self, node: NodeId) -> InstanceId | None:
-        """The instance durably bound to a peer's id, if any."""
-
-    def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
-        """Bind durably, then call back; at once when that is durable already."""
-
-    def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
-        """A frame of a peer that is bound. Raises FrameError on nonsense."""
-
-    def on_replaced(self, peer: NodeId, reason: str) -> None:
-        """A peer knows another instance under this node's id: this one may not take part."""
 
 
 class PeerNetwork:
@@ -81,25 +58,67 @@ class PeerNetwork:
         self._address_of = address_of
         self._server_tls = server_tls
         self._client_tls = client_tls
+        self._heard_of = ClusterId("")
         self._outgoing: dict[NodeId, asyncio.WriteTransport] = {}
         self._incoming: dict[_Incoming, None] = {}
+        self._peers: frozenset[NodeId] = frozenset()
         self._dialers: dict[NodeId, asyncio.Task[None]] = {}
+        self._dialled: dict[NodeId, Address | None] = {}
+        """Where each dialer has dialled last."""
         self._server: asyncio.Server | None = None
+        self._is_stopping = False
 
-    async def start(self, listen: Address, peers: tuple[NodeId, ...]) -> None:
+    async def start(self, listen: Address, peers: Iterable[NodeId]) -> None:
         """Listen and start dialling. Raises OSError when the address cannot be bound."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Incoming(self._me, self._local, self._incoming),
+        self._server = await asyncio.get_running_loop().create_server(
+            self._accept,
             listen.host,
             listen.port,
             ssl=self._server_tls,
             ssl_handshake_timeout=None if self._server_tls is None else HANDSHAKE_SECONDS_MAX,
         )
-        for peer in peers:
-            dialer = loop.create_task(self._keep_dialling(peer), name=f"dial node {peer}")
+        self.set_peers(peers)
+
+    def set_peers(self, nodes: Iterable[NodeId]) -> None:
+        """Dial these, and no others but who is welcome here; this node itself is left out.
+
+        Call it whenever the configuration or an address has changed: a peer whose address is
+        another now is dialled anew, and a node that was removed is cut off, to be told so when it
+        dials again.
+        """
+        self._peers = frozenset(nodes) - {self._me.node_id}
+        for incoming in list(self._incoming):
+            if incoming.caller is not None and self._local.is_removed(incoming.caller[0]):
+                incoming.close("the node was removed from the cluster")
+        self._balance_dialers()
+
+    def _balance_dialers(self) -> None:
+        if self._is_stopping:
+            return
+        wanted = self._peers.union(self._guests())
+        for peer, dialer in list(self._dialers.items()):
+            if peer not in wanted or self._dialled.get(peer) not in (None, self._find(peer)):
+                dialer.cancel()
+                del self._dialers[peer]
+                self._dialled.pop(peer, None)
+        for peer in wanted - self._dialers.keys():
+            dialer = asyncio.get_running_loop().create_task(
+                self._keep_dialling(peer), name=f"dial node {peer}"
+            )
             dialer.add_done_callback(_report_failure)
             self._dialers[peer] = dialer
+
+    def _guests(self) -> dict[NodeId, Address | None]:
+        """Who is welcome here, and where they say that they are dialled."""
+        return {
+            incoming.caller[0]: incoming.address
+            for incoming in self._incoming
+            if incoming.welcomed and incoming.caller is not None
+        }
+
+    def _find(self, peer: NodeId) -> Address | None:
+        """Where to dial a peer: as the log says, or else as it has said itself."""
+        return self._address_of(peer) or self._guests().get(peer)
 
     @property
     def port(self) -> int:
@@ -109,6 +128,7 @@ class PeerNetwork:
 
     async def stop(self) -> None:
         """Close every connection and the listener."""
+        self._is_stopping = True
         for dialer in self._dialers.values():
             dialer.cancel()
         await asyncio.gather(*self._dialers.values(), return_exceptions=True)
@@ -134,12 +154,22 @@ class PeerNetwork:
         """Whether this node can send to the peer now."""
         return node in self._outgoing
 
+    def _accept(self) -> "_Incoming":
+        return _Incoming(
+            self._me,
+            self._local,
+            self._incoming,
+            heard_of=lambda: self._heard_of,
+            on_change=self._balance_dialers,
+        )
+
     async def _keep_dialling(self, peer: NodeId) -> None:
         pause = REDIAL_SECONDS_MIN
         reported = ""
         while True:
             try:
-                await self._dial(peer)
+                self._dialled[peer] = address = self._find(peer)
+                await self._dial(peer, address)
                 pause, reported = REDIAL_SECONDS_MIN, ""
             except (OSError, TimeoutError, frames.FrameError) as error:
                 reason = str(error) or type(error).__name__
@@ -149,56 +179,87 @@ class PeerNetwork:
             await asyncio.sleep(pause)
             pause = min(pause * 2, REDIAL_SECONDS_MAX)
 
-    async def _dial(self, peer: NodeId) -> None:
+    async def _dial(self, peer: NodeId, address: Address | None) -> None:
         """Connect, introduce this node, and stay until the connection ends."""
-        address = self._address_of(peer)
         if address is None:
             raise OSError("its address is not known yet")
-        async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
-            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=self._client_tls)
+        async with introduced(self._me, self._local.identity(), peer, address, self._client_tls) as call:
+            check_answer(self._me, self._local, peer, call.header, call.answer)
+            if self._me.founders:
+                self._heard_of = self._heard_of or call.header.cluster
+            self._outgoing[peer] = call.writer.transport
+            try:
+                log.info("connected to node %d at %s", peer, address)
+                await call.reader.read(1)  # nothing more is sent this way: this returns at its end
+            finally:
+                if self._outgoing.get(peer) is call.writer.transport:
+                    del self._outgoing[peer]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A connection that this node has dialled, and what it was answered."""
+
+    header: frames.Header
+    answer: frames.Frame
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+@contextlib.asynccontextmanager
+async def introduced(
+    me: Introduction,
+    identity: tuple[ClusterId, Incarnation],
+    receiver: NodeId,
+    address: Address,
+    tls: ssl.SSLContext | None,
+) -> AsyncIterator[Call]:
+    """Dial, say Hello, and hear the answer; the connection is closed at the end of the block.
+
+    Raises OSError, TimeoutError, FrameError.
+    """
+    async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
+        reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+    try:
+        if writer.is_closing():
+            raise ConnectionResetError("the peer closed the connection at once")
+        _notice_silent_host(writer.transport)
+        cluster, incarnation = identity
+        hello = frames.Hello(me.node_id, receiver, incarnation, me.boot, me.founders, me.version, me.address)
+        writer.write(frames.encode(hello, cluster=cluster, instance=me.instance))
         try:
-            if writer.is_closing():
-                raise ConnectionResetError("the peer closed the connection at once")
-            _notice_silent_host(writer.transport)
-            cluster, incarnation = self._local.identity()
-            hello = frames.Hello(
-                self._me.node_id, peer, incarnation, self._me.boot, self._me.voters, self._me.version
-            )
-            writer.write(frames.encode(hello, cluster=cluster, instance=self._me.instance))
             async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
-                self._check_welcome(peer, *await _read_frame(reader))
-            self._outgoing[peer] = writer.transport
-            log.info("connected to node %d at %s", peer, address)
-            await reader.read(1)  # nothing more is sent this way: this returns when the connection ends
+                header, answer = await _read_answer(reader)
         except asyncio.IncompleteReadError as error:
             raise frames.FrameError("the peer closed the connection in the handshake") from error
-        finally:
-            self._outgoing.pop(peer, None)
-            writer.close()
-
-    def _check_welcome(self, peer: NodeId, header: frames.Header, answer: frames.Frame) -> None:
-        if isinstance(answer, frames.Refusal):
-            reason = " ".join(answer.reason.split())  # it goes into the log: one line
-            if answer.replaced:
-                self._local.on_replaced(peer, reason)
-            raise frames.FrameError(f"refused: {reason}")
-        if not isinstance(answer, frames.Welcome) or answer.sender != peer:
-            raise frames.FrameError(f"whoever answered is not node {peer}")
-        bound = self._local.bound_instance(peer)
-        if bound is not None and bound != header.instance:
-            raise frames.FrameError(f"instance {header.instance} answered; node {peer} is {bound}")
+        yield Call(header, answer, reader, writer)
+    finally:
+        writer.close()
 
 
 class _Incoming(asyncio.Protocol):
     """A connection that a peer has dialled: Hello, then its frames."""
 
-    def __init__(self, me: Introduction, local: Local, registry: dict["_Incoming", None]) -> None:
+    def __init__(
+        self,
+        me: Introduction,
+        local: Local,
+        registry: dict["_Incoming", None],
+        *,
+        heard_of: Callable[[], ClusterId],
+        on_change: Callable[[], None],
+    ) -> None:
+        """`on_change` is called when it has become welcome, and when it is over."""
         self._me = me
         self._local = local
         self._registry = registry
+        self._heard_of = heard_of
+        self._on_change = on_change
         self._buffer = bytearray()
         self._header: frames.Header | None = None
         self.caller: tuple[NodeId, InstanceId] | None = None
+        self.address: Address | None = None
+        """Where the caller says that it is dialled."""
         self.welcomed = False
         self._transport: asyncio.WriteTransport | None = None
 
@@ -214,6 +275,8 @@ class _Incoming(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
         self._registry.pop(self, None)
+        if self.welcomed:
+            self._on_change()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -266,41 +329,21 @@ class _Incoming(asyncio.Protocol):
 
     def _on_hello(self, header: frames.Header, hello: frames.Hello) -> None:
         sender = NodeId(hello.sender)
-        refusal = self._objection(header, hello)
+        refusal = objection(self._me, self._local, header, hello, heard_of=self._heard_of())
         if refusal is not None:
-            log.warning("refusing node %d (instance %s): %s", sender, header.instance, refusal.reason)
+            if hello.receiver != ANYONE:  # who asks to join says so itself, again and again
+                log.warning("refusing node %d (instance %s): %s", sender, header.instance, refusal.reason)
             self._write(refusal)
             self.close(refusal.reason)
             return
+        if hello.receiver == ANYONE:
+            self._write(self._answer())
+            self.close(f"node {sender} has been told how to join")
+            return
+        with contextlib.suppress(ValueError):
+            self.address = Address.parse(hello.address)
         self.caller = sender, header.instance
         self._local.bind_peer(sender, header.instance, self._welcome)
-
-    def _objection(self, header: frames.Header, hello: frames.Hello) -> frames.Refusal | None:
-        cluster, incarnation = self._local.identity()
-        bound = self._local.bound_instance(NodeId(hello.sender))
-        if hello.receiver != self._me.node_id:
-            return frames.Refusal(f"this is node {self._me.node_id}, not {hello.receiver}", replaced=False)
-        if hello.sender == self._me.node_id:
-            return frames.Refusal(f"node {hello.sender} is here already", replaced=False)
-        if header.cluster and cluster and header.cluster != cluster:
-            return frames.Refusal(f"this node is of cluster {cluster}, not {header.cluster}", replaced=False)
-        if hello.incarnation and incarnation and hello.incarnation != incarnation:
-            reason = (
-                f"this cluster's incarnation is {incarnation}, not {hello.incarnation!r}: it was restored"
-            )
-            return frames.Refusal(reason, replaced=False)
-        if not (header.cluster and cluster) and hello.voters != self._me.voters:
-            those, ours = (",".join(map(str, voters)) for voters in (hello.voters, self._me.voters))
-            return frames.Refusal(
-                f"founded with nodes {those}; this node was founded with {ours}", replaced=False
-            )
-        if bound is not None and bound != header.instance:
-            return frames.Refusal(
-                f"node {hello.sender} is instance {bound}, not {header.instance}", replaced=True
-            )
-        if NodeId(hello.sender) not in self._me.voters:
-            return frames.Refusal(f"node {hello.sender} is not a member", replaced=False)
-        return None
 
     def _welcome(self) -> None:
         if self._transport is None:
@@ -309,7 +352,12 @@ class _Incoming(asyncio.Protocol):
             if other is not self:
                 other.close("the peer has dialled again")  # its host may have vanished without a word
         self.welcomed = True
-        self._write(frames.Welcome(self._me.node_id))
+        self._write(self._answer())
+        self._on_change()
+
+    def _answer(self) -> frames.Welcome:
+        _, incarnation = self._local.identity()
+        return frames.Welcome(self._me.node_id, incarnation, tuple(sorted(self._local.addresses().items())))
 
     def _write(self, frame: frames.Frame) -> None:
         if self._transport is not None:
@@ -317,8 +365,10 @@ class _Incoming(asyncio.Protocol):
             self._transport.write(frames.encode(frame, cluster=cluster, instance=self._me.instance))
 
 
-async def _read_frame(reader: asyncio.StreamReader) -> tuple[frames.Header, frames.Frame]:
-    header = _checked_stranger(frames.decode_header(await reader.readexactly(frames.HEADER.size)))
+async def _read_answer(reader: asyncio.StreamReader) -> tuple[frames.Header, frames.Frame]:
+    header = frames.decode_header(await reader.readexactly(frames.HEADER.size))
+    if header.length > ANSWER_BYTES_MAX:
+        raise frames.FrameError(f"a frame of {header.length} bytes in the handshake")
     return header, frames.decode_body(header, await reader.readexactly(header.length))
 
 

@@ -61,7 +61,13 @@ def test_addresses_take_names_and_both_families() -> None:
         ({"initial_cluster": "1"}, "ID=HOST:PORT"),
         ({"tls_cert": "cert.pem"}, "go together"),
         ({"log_format": "xml"}, "log-format"),
-        ({"join": "127.0.0.1:7421"}, "join"),
+        ({"initial_cluster": "1=a:1,2=b:1,3=a:1"}, "a:1 is given to nodes 1 and 3"),
+        ({"join": "a:1", "node_id": "4", "initial_cluster": "4=a:2"}, "joins a cluster or founds one"),
+        ({"join": "127.0.0.1:7421", "node_id": "4"}, "this node itself"),
+        ({"join": "a:1"}, "join needs node-id"),
+        ({"snapshot_log_bytes": "65535"}, "snapshot-log-bytes"),
+        ({"listen_client": "0.0.0.0:7420", "insecure": True}, "advertise-client"),
+        ({"advertise_client": "[::]:7420"}, "advertise-client"),
         ({"colour": "blue"}, "not a setting"),
     ],
 )
@@ -84,3 +90,10 @@ def test_the_line_says_where_the_wrong_value_came_from(tmp_path: Path) -> None:
         load({}, {}, file)
     with pytest.raises(ConfigError, match="cannot read"):
         load({}, {}, tmp_path / "absent.toml")
+
+
+def test_a_node_that_joins_founds_nothing() -> None:
+    config, _ = load({"join": "a:7421", "node_id": "4"}, {})
+    assert config.join == Address("a", 7421)
+    assert config.founding_members == {}
+    assert config.snapshot_log_bytes == 64 * 1024 * 1024

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockd.ids import ClusterId, InstanceId
-from lockd.locks.commands import Acquire, Command, Origin, Refused
+from lockd.locks.commands import Acquire, AddMember, Changed, Command, Origin, Refused, RemoveMember
 from lockd.server import frames
 
 CLUSTER = ClusterId("0123456789abcdef" * 2)
@@ -13,9 +13,9 @@ INSTANCE = InstanceId("fedcba9876543210" * 2)
 COMMAND = Command("u", "s", "o", 7, Origin(1, 2, 3, 4), Acquire("lock", 0, 100, "{}"))
 
 EVERY_KIND: list[frames.Frame] = [
-    frames.Hello(1, 2, "abcdef01", 77, (1, 2, 3), "0.1.0"),
-    frames.Welcome(1),
-    frames.Refusal("why", replaced=True),
+    frames.Hello(1, 2, "abcdef01", 77, (1, 2, 3), "0.1.0", "a:7421"),
+    frames.Welcome(1, "abcdef01", ((1, "a:7421"), (2, "b:7421"))),
+    frames.Refusal("why", frames.Verdict.REPLACED),
     frames.Raft(b"\x00message"),
     frames.Forward((COMMAND,)),
     frames.ForwardRefused((COMMAND.origin,)),
@@ -24,6 +24,14 @@ EVERY_KIND: list[frames.Frame] = [
     frames.KeepaliveRequest(5, "u", "s"),
     frames.KeepaliveReply(5, Refused("NOSESSION", "gone")),
     frames.KeepaliveReply(6, None),
+    frames.SnapshotChunk(b"\x00install", 70, 20, b"chunk"),
+    frames.SnapshotAck(9, 2, 25),
+    frames.StateHash(9, "ab" * 16),
+    frames.OperatorRequest(5, "u", frames.ChangeMembers(AddMember(4, "d:7421", wants_vote=True), force=True)),
+    frames.OperatorRequest(6, "u", frames.ChangeMembers(RemoveMember(4), force=False)),
+    frames.OperatorRequest(7, "u", frames.Transfer(3)),
+    frames.OperatorReply(5, Changed(1)),
+    frames.OperatorReply(6, None),
 ]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,13 +10,18 @@ import pytest
 from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
 from lockd.server import frames
 from lockd.server.config import Address
-from lockd.server.peers import Introduction, PeerNetwork
+from lockd.server.handshake import Introduction
+from lockd.server.peers import PeerNetwork
+from tests.server.dialled import Conversation, answering
 
 ME, PEER = NodeId(1), NodeId(2)
 MY_INSTANCE, PEER_INSTANCE, STRANGER = (InstanceId(digit * 32) for digit in "12f")
 CLUSTER, OTHER_CLUSTER = ClusterId("c" * 32), ClusterId("d" * 32)
 INCARNATION = Incarnation("0000000a")
 HELLO = frames.Hello(PEER, ME, "", 9, (1, 2, 3), "0.1.0")
+FOUNDERS = (1, 2, 3)
+WELCOME = frames.Welcome(ME, INCARNATION, ((1, "host1:7421"), (2, "host2:7421"), (3, "host3:7421")))
+UNKNOWN = ClusterId("")
 
 
 @dataclass
@@ -29,7 +34,9 @@ class Node:
     binding: asyncio.Queue[Callable[[], None]] = field(default_factory=asyncio.Queue)
     """Bindings that are not durable yet; call one to make it so."""
     received: asyncio.Queue[tuple[NodeId, frames.Frame]] = field(default_factory=asyncio.Queue)
-    replaced: asyncio.Queue[NodeId] = field(default_factory=asyncio.Queue)
+    excluded: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    members: set[int] = field(default_factory=lambda: {1, 2, 3})
+    removed: set[int] = field(default_factory=set)
 
     def identity(self) -> tuple[ClusterId, Incarnation]:
         return self.cluster, self.incarnation
@@ -47,9 +54,17 @@ class Node:
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         self.received.put_nowait((sender, frame))
 
-    def on_replaced(self, peer: NodeId, reason: str) -> None:
-        assert reason
-        self.replaced.put_nowait(peer)
+    def objection_to(self, node: NodeId) -> str | None:
+        return None if node in self.members else f"node {node} is not a member"
+
+    def is_removed(self, node: NodeId) -> bool:
+        return node in self.removed
+
+    def addresses(self) -> Mapping[NodeId, str]:
+        return {NodeId(node): f"host{node}:7421" for node in self.members}
+
+    def on_excluded(self, reason: str) -> None:
+        self.excluded.put_nowait(reason)
 
 
 class Caller:
@@ -81,13 +96,18 @@ class Caller:
             await self._writer.wait_closed()
 
 
-def with_node(scenario: Callable[[Node, Caller], Awaitable[None]], node: Node | None = None) -> None:
+def with_node(
+    scenario: Callable[[Node, Caller], Awaitable[None]],
+    node: Node | None = None,
+    *,
+    founders: tuple[int, ...] = FOUNDERS,
+) -> None:
     """Run a scenario against a listening node, called by one peer."""
 
     async def run() -> None:
         inside = node or Node()
         network = PeerNetwork(
-            introduction=Introduction(ME, MY_INSTANCE, 5, (1, 2, 3), "0.1.0"),
+            introduction=Introduction(ME, MY_INSTANCE, 5, founders, "0.1.0", "host1:7421"),
             local=inside,
             address_of=lambda _: None,
             server_tls=None,
@@ -122,7 +142,7 @@ def test_c8_a_bound_peer_is_welcome_and_its_frames_arrive_under_its_id() -> None
         now_durable = await node.binding.get()
         assert node.bindings == {PEER: PEER_INSTANCE}
         now_durable()
-        assert await caller.read() == frames.Welcome(ME)
+        assert await caller.read() == WELCOME
         caller.send(frames.Raft(b"a vote"))
         assert await node.received.get() == (PEER, frames.Raft(b"a vote"))
 
@@ -134,7 +154,7 @@ def test_c8_another_instance_under_a_bound_id_is_refused_and_told_that_it_is_rep
         caller.send(HELLO, instance=STRANGER)
         refusal = await caller.read()
         assert isinstance(refusal, frames.Refusal)
-        assert refusal.replaced
+        assert refusal.verdict is frames.Verdict.REPLACED
         await caller.expect_end()
         assert node.bindings == {PEER: PEER_INSTANCE}
 
@@ -142,24 +162,97 @@ def test_c8_another_instance_under_a_bound_id_is_refused_and_told_that_it_is_rep
 
 
 @pytest.mark.parametrize(
-    ("hello", "cluster", "says"),
+    ("hello", "cluster", "says", "verdict"),
     [
-        (frames.Hello(2, 3, "", 9, (1, 2, 3), "v"), CLUSTER, "not 3"),
-        (frames.Hello(1, 1, "", 9, (1, 2, 3), "v"), CLUSTER, "here already"),
-        (frames.Hello(2, 1, "", 9, (1, 2, 3), "v"), OTHER_CLUSTER, "cluster"),
-        (frames.Hello(2, 1, "0000000b", 9, (1, 2, 3), "v"), CLUSTER, "incarnation"),
-        (frames.Hello(2, 1, "", 9, (1, 2), "v"), ClusterId(""), "founded"),
-        (frames.Hello(4, 1, "", 9, (1, 2, 3), "v"), CLUSTER, "not a member"),
+        (frames.Hello(2, 3, "", 9, FOUNDERS, "v"), CLUSTER, "not 3", "NOT_NOW"),
+        (frames.Hello(1, 1, "", 9, FOUNDERS, "v"), CLUSTER, "here already", "NOT_NOW"),
+        (frames.Hello(2, 1, "", 9, FOUNDERS, "v"), OTHER_CLUSTER, "cluster", "NOT_NOW"),
+        (frames.Hello(2, 1, "0000000b", 9, FOUNDERS, "v"), CLUSTER, "incarnation", "NOT_NOW"),
+        (frames.Hello(2, 1, "", 9, (1, 2), "v"), UNKNOWN, "can't found", "CLUSTER_EXISTS"),
+        (frames.Hello(4, 1, "", 9, (1, 2, 4), "v"), UNKNOWN, "can't found", "CLUSTER_EXISTS"),
+        (frames.Hello(4, 1, "", 9, (), "v"), UNKNOWN, "not a member", "NOT_NOW"),
+        (frames.Hello(5, 1, "", 9, (), "v"), UNKNOWN, "never used again", "REMOVED"),
+        (frames.Hello(5, 1, "", 9, (), "v"), CLUSTER, "never used again", "REMOVED"),
+        (frames.Hello(5, 0, "", 9, (), "v"), UNKNOWN, "never used again", "REMOVED"),
     ],
 )
-def test_c8_whoever_does_not_belong_is_told_why(hello: frames.Hello, cluster: ClusterId, says: str) -> None:
+def test_c8_whoever_does_not_belong_is_told_why(
+    hello: frames.Hello, cluster: ClusterId, says: str, verdict: str
+) -> None:
     async def scenario(node: Node, caller: Caller) -> None:
         caller.send(hello, cluster=cluster)
         refusal = await caller.read()
         assert isinstance(refusal, frames.Refusal)
         assert says in refusal.reason
-        assert not refusal.replaced
+        assert refusal.verdict.name == verdict
+        await caller.expect_end()
         assert not node.bindings
+
+    with_node(scenario, Node(removed={5}))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "cluster"),
+    [
+        ((1, 2, 3), (1, 2), UNKNOWN),  # both are about to found: not the same cluster
+        ((1, 2, 3), (1, 2), CLUSTER),  # its address may have been this one's before, in another cluster
+        ((1, 2, 3), (), CLUSTER),  # it joined a cluster; whether that is the one founded here isn't known
+        ((), (1, 2, 3), UNKNOWN),
+    ],
+)
+def test_c8_a_node_without_a_cluster_meets_only_those_that_it_was_founded_with(
+    ours: tuple[int, ...], theirs: tuple[int, ...], cluster: ClusterId
+) -> None:
+    async def scenario(node: Node, caller: Caller) -> None:
+        caller.send(frames.Hello(2, 1, "", 9, theirs, "v"), cluster=cluster)
+        refusal = await caller.read()
+        assert isinstance(refusal, frames.Refusal)
+        assert refusal.verdict is frames.Verdict.NOT_NOW
+        assert not node.bindings
+
+    with_node(scenario, Node(cluster=UNKNOWN), founders=ours)
+
+
+def test_a_late_founder_is_welcome_and_a_joined_node_does_not_ask_who_founded() -> None:
+    """A founder that was not there at first has no cluster; that is not yet a lost disk (C8)."""
+
+    async def scenario(_: Node, caller: Caller) -> None:
+        caller.send(HELLO, cluster=UNKNOWN)
+        assert isinstance(await caller.read(), frames.Welcome)
+
+    with_node(scenario, Node(bindings={PEER: PEER_INSTANCE}))
+    with_node(scenario, Node(bindings={PEER: PEER_INSTANCE}), founders=())
+
+
+def test_c7_a_node_of_this_cluster_that_no_configuration_here_knows_is_heard_and_dialled_back() -> None:
+    """It may be a leader that was added while this node was away: its appends are how that is learned."""
+
+    async def scenario(node: Node, caller: Caller) -> None:
+        heard: asyncio.Queue[frames.Frame] = asyncio.Queue()
+
+        async def on_dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heard.put_nowait(await Caller(reader, writer).read())
+
+        async with answering(on_dialled) as address:
+            caller.send(frames.Hello(9, 1, "", 9, (), "v", str(address)))
+            (await node.binding.get())()
+            assert isinstance(await caller.read(), frames.Welcome)
+            caller.send(frames.Raft(b"an append"))
+            assert await node.received.get() == (9, frames.Raft(b"an append"))
+            hello = await heard.get()
+            assert isinstance(hello, frames.Hello)
+            assert (hello.sender, hello.receiver, hello.address) == (1, 9, "host1:7421")
+
+    with_node(scenario)
+
+
+def test_who_asks_to_join_is_told_how_and_binds_nobody() -> None:
+    async def scenario(node: Node, caller: Caller) -> None:
+        caller.send(frames.Hello(2, 0, "", 9, (), "v"), cluster=UNKNOWN)
+        assert await caller.read() == WELCOME
+        await caller.expect_end()
+        assert not node.bindings
+        assert node.binding.empty()
 
     with_node(scenario)
 
@@ -210,32 +303,167 @@ def test_frames_cut_anywhere_arrive_whole() -> None:
     with_node(scenario, Node(bindings={PEER: PEER_INSTANCE}))
 
 
+def network(
+    node: NodeId, instance: InstanceId, inside: Node, addresses: dict[NodeId, Address]
+) -> PeerNetwork:
+    return PeerNetwork(
+        introduction=Introduction(node, instance, 5, FOUNDERS, "0.1.0", f"127.0.0.1:{node}"),
+        local=inside,
+        address_of=addresses.get,
+        server_tls=None,
+        client_tls=None,
+    )
+
+
 def test_two_networks_find_each_other_and_a_lost_disk_learns_that_it_is_replaced() -> None:
-    """C8, with the dialling side: the empty newcomer under a known id hears of it."""
+    """C8, with the dialling side: the empty newcomer under a known id hears of it, and what to do."""
 
     async def run() -> None:
         addresses: dict[NodeId, Address] = {}
-
-        def network(node: NodeId, instance: InstanceId, inside: Node) -> PeerNetwork:
-            return PeerNetwork(
-                introduction=Introduction(node, instance, 5, (1, 2, 3), "0.1.0"),
-                local=inside,
-                address_of=addresses.get,
-                server_tls=None,
-                client_tls=None,
-            )
-
-        veteran, newcomer = Node(bindings={PEER: PEER_INSTANCE}), Node(cluster=ClusterId(""))
-        old, new = network(ME, MY_INSTANCE, veteran), network(PEER, STRANGER, newcomer)
+        veteran, newcomer = Node(bindings={PEER: PEER_INSTANCE}), Node(cluster=UNKNOWN)
+        old = network(ME, MY_INSTANCE, veteran, addresses)
+        new = network(PEER, STRANGER, newcomer, addresses)
         await old.start(Address("127.0.0.1", 0), ())
         addresses[ME] = Address("127.0.0.1", old.port)
         await new.start(Address("127.0.0.1", 0), (ME,))
         try:
             async with asyncio.timeout(10):
-                assert await newcomer.replaced.get() == ME
+                told = await newcomer.excluded.get()
         finally:
             await new.stop()
             await old.stop()
+        assert "lockd members remove 2" in told
+        assert "lockd members add NEW_ID 127.0.0.1:2" in told
+        assert "--join" in told
         assert not new.is_connected(ME)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("cluster", "instance", "is_believed"),
+    [
+        (CLUSTER, PEER_INSTANCE, True),
+        (OTHER_CLUSTER, PEER_INSTANCE, False),  # whoever has the address now
+        (UNKNOWN, PEER_INSTANCE, False),
+        (CLUSTER, STRANGER, False),
+    ],
+)
+def test_c8_only_a_peer_that_is_known_can_say_that_this_node_is_out(
+    cluster: ClusterId, instance: InstanceId, *, is_believed: bool
+) -> None:
+    async def run() -> None:
+        answered: asyncio.Queue[None] = asyncio.Queue()
+
+        async def on_dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await Caller(reader, writer).read()
+            refusal = frames.Refusal("node 1 was removed", frames.Verdict.REMOVED)
+            writer.write(frames.encode(refusal, cluster=cluster, instance=instance))
+            answered.put_nowait(None)
+
+        inside = Node(bindings={PEER: PEER_INSTANCE})
+        async with asyncio.timeout(10), answering(on_dialled) as address:
+            me = network(ME, MY_INSTANCE, inside, {PEER: address})
+            await me.start(Address("127.0.0.1", 0), (PEER,))
+            await answered.get()
+            await answered.get()  # by now it has read the first answer
+            await me.stop()
+        assert inside.excluded.empty() is not is_believed
+
+    asyncio.run(run())
+
+
+def test_c8_a_late_founder_takes_a_joined_leader_of_the_cluster_that_its_fellows_told_it_of() -> None:
+    """Else it could not follow a leader that came later, until another leads."""
+
+    async def run() -> None:
+        addresses: dict[NodeId, Address] = {}
+        fellow_inside, late_inside = Node(), Node(cluster=UNKNOWN)
+        fellow = network(ME, MY_INSTANCE, fellow_inside, addresses)
+        late = network(PEER, PEER_INSTANCE, late_inside, addresses)
+        await fellow.start(Address("127.0.0.1", 0), ())
+        addresses[ME] = Address("127.0.0.1", fellow.port)
+        await late.start(Address("127.0.0.1", 0), (ME,))
+        joined = frames.Hello(9, PEER, INCARNATION, 9, (), "v")
+        try:
+            async with asyncio.timeout(10):
+                (await fellow_inside.binding.get())()
+                while not late.is_connected(ME):  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0)
+                for cluster, expected in ((OTHER_CLUSTER, frames.Refusal), (CLUSTER, frames.Welcome)):
+                    caller = Caller(*await asyncio.open_connection("127.0.0.1", late.port))
+                    caller.send(joined, cluster=cluster, instance=STRANGER)
+                    if expected is frames.Welcome:
+                        (await late_inside.binding.get())()
+                    assert isinstance(await caller.read(), expected)
+                    await caller.close()
+        finally:
+            await late.stop()
+            await fellow.stop()
+
+    asyncio.run(run())
+
+
+def test_c8_set_peers_cuts_a_removed_node_off_and_tells_it_when_it_dials_again() -> None:
+    async def run() -> None:
+        addresses: dict[NodeId, Address] = {}
+        staying, leaving = Node(bindings={PEER: PEER_INSTANCE}), Node(bindings={ME: MY_INSTANCE})
+        one = network(ME, MY_INSTANCE, staying, addresses)
+        two = network(PEER, PEER_INSTANCE, leaving, addresses)
+        await one.start(Address("127.0.0.1", 0), ())
+        await two.start(Address("127.0.0.1", 0), ())
+        addresses |= {ME: Address("127.0.0.1", one.port), PEER: Address("127.0.0.1", two.port)}
+        try:
+            async with asyncio.timeout(10):
+                one.set_peers((ME, PEER))
+                two.set_peers((ME, PEER))
+                while not (one.is_connected(PEER) and two.is_connected(ME)):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                staying.removed.add(PEER)
+                one.set_peers((ME,))
+                told = await leaving.excluded.get()
+                while one.is_connected(PEER):  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0)
+        finally:
+            await two.stop()
+            await one.stop()
+        assert "node 2 was removed from this cluster; ids are never used again" in told
+        assert "--node-id" in told
+
+    asyncio.run(run())
+
+
+def test_c8_a_peer_whose_address_has_changed_is_dialled_where_it_is_now() -> None:
+    async def run() -> None:
+        addresses: dict[NodeId, Address] = {}
+        here = Node(bindings={PEER: PEER_INSTANCE})
+        me = network(ME, MY_INSTANCE, here, addresses)
+        dialled: asyncio.Queue[int] = asyncio.Queue()
+
+        def answer_as(number: int) -> Conversation:
+            async def on_dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await Caller(reader, writer).read()
+                writer.write(frames.encode(frames.Welcome(PEER), cluster=CLUSTER, instance=PEER_INSTANCE))
+                dialled.put_nowait(number)
+                await reader.read()
+
+            return on_dialled
+
+        async with (
+            asyncio.timeout(10),
+            answering(answer_as(1)) as before,
+            answering(answer_as(2)) as after,
+        ):
+            addresses[PEER] = before
+            await me.start(Address("127.0.0.1", 0), (PEER,))
+            assert await dialled.get() == 1
+            me.set_peers((PEER,))  # nothing has changed: the connection stays
+            addresses[PEER] = after
+            me.set_peers((PEER,))
+            assert await dialled.get() == 2
+            me.set_peers(())
+            while me.is_connected(PEER):  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+            await me.stop()
 
     asyncio.run(run())

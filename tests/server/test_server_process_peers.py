@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,17 +16,18 @@ from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
 from lockd.server import frames
 from lockd.server.app import Node
 from lockd.server.config import Address, ServerConfig
+from lockd.server.handshake import Introduction
 from lockd.server.peers import (
     HANDSHAKE_BYTES_MAX,
     SILENT_HOST_MS_MAX,
     STRANGERS_MAX,
-    Introduction,
     PeerNetwork,
 )
 
 ME, PEER, OTHER = NodeId(1), NodeId(2), NodeId(3)
 INSTANCES = {node: InstanceId(str(node) * 32) for node in (ME, PEER, OTHER)}
 CLUSTER = ClusterId("c" * 32)
+INCARNATION = Incarnation("0000000a")
 PATIENCE_S = 10.0
 
 
@@ -37,7 +38,7 @@ class Inside:
     received: asyncio.Queue[tuple[NodeId, frames.Frame]] = field(default_factory=asyncio.Queue)
 
     def identity(self) -> tuple[ClusterId, Incarnation]:
-        return CLUSTER, Incarnation("0000000a")
+        return CLUSTER, INCARNATION
 
     def bound_instance(self, node: NodeId) -> InstanceId | None:
         return INSTANCES.get(node)
@@ -49,13 +50,23 @@ class Inside:
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         self.received.put_nowait((sender, frame))
 
-    def on_replaced(self, peer: NodeId, reason: str) -> None:
-        raise AssertionError(f"{peer} says {reason}")
+    def objection_to(self, node: NodeId) -> str | None:
+        return None if node in INSTANCES else "a stranger"
+
+    def is_removed(self, node: NodeId) -> bool:
+        del node
+        return False
+
+    def addresses(self) -> Mapping[NodeId, str]:
+        return {}
+
+    def on_excluded(self, reason: str) -> None:
+        raise AssertionError(reason)
 
 
 def network(inside: Inside, dials: int = 0) -> PeerNetwork:
     return PeerNetwork(
-        introduction=Introduction(ME, INSTANCES[ME], 5, (1, 2, 3), "0.1.0"),
+        introduction=Introduction(ME, INSTANCES[ME], 5, (1, 2, 3), "0.1.0", "127.0.0.1:1"),
         local=inside,
         address_of=lambda _: Address("127.0.0.1", dials),
         server_tls=None,
@@ -70,7 +81,7 @@ async def introduce(port: int, sender: NodeId) -> tuple[asyncio.StreamReader, as
     writer.write(frames.encode(hello, cluster=CLUSTER, instance=INSTANCES[sender]))
     header = frames.decode_header(await reader.readexactly(frames.HEADER.size))
     answer = frames.decode_body(header, await reader.readexactly(header.length))
-    assert answer == frames.Welcome(ME)
+    assert answer == frames.Welcome(ME, INCARNATION)
     return reader, writer
 
 
