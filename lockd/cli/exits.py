@@ -71,6 +71,10 @@ class RefusedError(click.ClickException):
     """What was asked for can't be done as asked. One line."""
 
 
+class NotChangedError(click.ClickException):
+    """The cluster has refused a change of itself: its state is in the way, not how it was asked."""
+
+
 class NotExecutedError(click.ClickException):
     """The command of `lockd run` can't be executed."""
 
@@ -85,6 +89,8 @@ def status_of(error: Exception, *, command: str) -> ExitStatus:
     """The exit status that `error` ends `lockd <command>` with."""
     if isinstance(error, NotExecutedError):
         return error.status
+    if isinstance(error, NotChangedError):
+        return ExitStatus.NOT_OBTAINED
     for kind, status in _STATUSES:
         if isinstance(error, kind):
             return _OF_RUN.get(status, status) if command == "run" else status

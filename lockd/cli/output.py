@@ -44,6 +44,15 @@ def duration(milliseconds: int) -> str:
     return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"
 
 
+def role_of(member: Mapping[str, Any], *, leader: int) -> str:
+    """What a member of CLUSTER.STATUS or CLUSTER.MEMBERS is in its cluster."""
+    if member["node"] == leader:
+        return "leader"
+    if member["voter"]:
+        return "follower"
+    return "learner, will vote" if member["wants_vote"] else "learner"
+
+
 def lock_document(lock: LockInfo) -> dict[str, Any]:
     """A lock for --json; metadata is embedded as the JSON that it is."""
     document: dict[str, Any] = msgspec.to_builtins(lock)

@@ -6,7 +6,7 @@ import click
 
 from lockd.cli.exits import ExitStatus
 from lockd.cli.options import Access, as_json, with_access
-from lockd.cli.output import show_facts, show_json, show_table
+from lockd.cli.output import role_of, show_facts, show_json, show_table
 
 
 @click.command()
@@ -47,12 +47,10 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _row(member: dict[str, Any], found: dict[str, Any]) -> tuple[object, ...]:
-    other_role = "follower" if member["voter"] else "learner"
-    role = "leader" if member["node"] == found["leader"] else other_role
     is_known = found["role"] == "leader"
     return (
         member["node"],
-        role,
+        role_of(member, leader=found["leader"]),
         "yes" if member["alive"] else "no",
         member["match_index"] if is_known else "-",
         member["client"] or "-",

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lockd.ids import LOCK_NAME_BYTES_MAX, ascii_int, is_hex_id
+from lockd.ids import LOCK_NAME_BYTES_MAX, NODE_ID_MAX, ascii_int, is_hex_id
 
 DURATION_MS_MAX = 365 * 86_400_000
 """No TTL or wait may be longer than a year; the cluster clamps TTLs far below that."""
 TEXT_BYTES_MAX = 256
 """Owners, session names, client names."""
 META_BYTES_MAX = 4096
+ADDRESS_BYTES_MAX = 300
 REQUEST_MAX = 2**63 - 1
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}")
@@ -55,6 +56,23 @@ def read_number(word: bytes, what: str, *, low: int, high: int) -> int:
         return ascii_int(word.decode("utf-8", "replace"), low=low, high=high)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
+
+
+def read_node(word: bytes) -> int:
+    return read_number(word, "the node's id", low=1, high=NODE_ID_MAX)
+
+
+def read_address(word: bytes) -> str:
+    """HOST:PORT as others can dial it; an IPv6 host in brackets."""
+    text = read_text(word, "the address", bytes_max=ADDRESS_BYTES_MAX)
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or " " in bare or (":" in bare and not (host.startswith("[") and host.endswith("]"))):
+        raise ValueError(f"'{text[:80]}' is not HOST:PORT (an IPv6 host goes in brackets)")
+    if bare in ("0.0.0.0", "::"):  # noqa: S104 - it is refused here
+        raise ValueError(f"'{text}' is every address of a machine: say which one the other nodes are to dial")
+    read_number(port.encode(), "the port", low=1, high=65535)
+    return text
 
 
 def read_meta(word: bytes) -> str:

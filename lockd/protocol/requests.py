@@ -137,6 +137,47 @@ class ClusterStatusRequest(msgspec.Struct, frozen=True):
     pass
 
 
+class ClusterMembers(msgspec.Struct, frozen=True):
+    pass
+
+
+class ClusterAdd(msgspec.Struct, frozen=True):
+    node: int
+    peer_address: str
+    """HOST:PORT, where the others are to dial it."""
+    learner: bool
+    """It is to stay one until it is promoted."""
+    force: bool
+
+
+class ClusterPromote(msgspec.Struct, frozen=True):
+    node: int
+    force: bool
+
+
+class ClusterRemove(msgspec.Struct, frozen=True):
+    node: int
+    force: bool
+
+
+class ClusterTransfer(msgspec.Struct, frozen=True):
+    node: int
+    """0 for whichever voter is most up to date."""
+
+
+class ClusterSnapshot(msgspec.Struct, frozen=True):
+    """Make a snapshot, to be read over this connection."""
+
+
+class ClusterSnapshotPart(msgspec.Struct, frozen=True):
+    """Read a part of the snapshot that was made last over this connection."""
+
+    backup: str
+    """What CLUSTER.SNAPSHOT has called it."""
+    offset: int
+    count: int
+
+
 Request = (
     Hello
     | Auth
@@ -160,4 +201,11 @@ Request = (
     | LockInspect
     | LockList
     | ClusterStatusRequest
+    | ClusterMembers
+    | ClusterAdd
+    | ClusterPromote
+    | ClusterRemove
+    | ClusterTransfer
+    | ClusterSnapshot
+    | ClusterSnapshotPart
 )

@@ -163,6 +163,7 @@ class Connection(asyncio.Protocol):
         self._unsent.clear()
         for give_back in unsent:
             give_back()
+        self._service.ended(self.client)
         self._on_end(self)
 
     # From bytes to turns.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
-from lockd.locks.commands import Operation, Outcome, Refused
+from lockd.locks.commands import AddMember, Operation, Outcome, PromoteMember, Refused, RemoveMember
 from lockd.locks.machine import LockMachine
 
 
@@ -23,6 +23,8 @@ class MemberStatus:
     http_address: str
     instance: InstanceId
     voter: bool
+    wants_vote: bool
+    """A learner that becomes a voter by itself once it has caught up."""
     match_index: LogIndex
     """What the leader knows to be on its disk; 0 on every node but the leader."""
     alive: bool
@@ -46,12 +48,37 @@ class ClusterStatus:
     log_last: LogIndex
     members: tuple[MemberStatus, ...]
     """Ordered by node id."""
+    removed: tuple[NodeId, ...]
+    """Ids that were members' and are never used again (C8), in order."""
     locks: int
     """Locks that are held or waited for."""
     sessions: int
     revision: int
     version: str
     feature_level: int
+
+
+class SnapshotReader(Protocol):
+    """A snapshot's file, which can be read though newer ones replace it, until it is closed."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """So many bytes from there; fewer at the end."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A snapshot that this node has made, and the last entry that it has in it."""
+
+    index: LogIndex
+    term: Term
+    reader: SnapshotReader
+    """Whoever got it closes it."""
 
 
 class Driver(Protocol):
@@ -94,3 +121,24 @@ class Driver(Protocol):
 
     def status(self) -> ClusterStatus:
         """This node's view of the cluster, now."""
+
+    def change_members(
+        self,
+        *,
+        user: str,
+        operation: AddMember | PromoteMember | RemoveMember,
+        force: bool,
+        on_outcome: Callable[[Outcome], None],
+    ) -> None:
+        """Have a change of the membership made by the leader, for an authorised `user` (C7, G11).
+
+        `on_outcome` is called once: Changed(1) when it is applied here, Refused otherwise. An ADD is
+        done when the node is a learner; that it then becomes a voter follows by itself. `force` makes
+        a change although its new quorum cannot be reached now.
+        """
+
+    def transfer(self, *, target: NodeId, on_outcome: Callable[[Outcome], None]) -> None:
+        """Have another voter lead: Changed(1) when it does. NO_NODE: the one most up to date."""
+
+    def backup(self, on_ready: Callable[[Backup | Refused], None]) -> None:
+        """Make a fresh snapshot of what this node has applied, and hand it over."""

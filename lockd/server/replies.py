@@ -10,7 +10,7 @@ from lockd.locks.commands import Granted, Queued, Refused
 from lockd.locks.views import HolderView, LockView
 from lockd.protocol.resp import Reply, encode_error
 from lockd.protocol.verbs import VERBS, Verb
-from lockd.server.port import ClusterStatus, MemberStatus
+from lockd.server.port import Backup, ClusterStatus, MemberStatus
 
 PROTOCOL_VERSION = 1
 """Of the verbs and their replies; what is compatible does not count it up."""
@@ -115,6 +115,22 @@ def status(cluster: ClusterStatus) -> dict[str, Reply]:
     }
 
 
+def members(cluster: ClusterStatus) -> dict[str, Reply]:
+    return {
+        "cluster": cluster.cluster,
+        "incarnation": cluster.incarnation,
+        "node": cluster.node,
+        "leader": cluster.leader,
+        "members": [_member(member) for member in cluster.members],
+        "removed": list(cluster.removed),
+    }
+
+
+def backup(name: str, made: Backup) -> dict[str, Reply]:
+    """A snapshot that is ready to be read in parts, under its name."""
+    return {"id": name, "index": made.index, "term": made.term, "bytes": made.reader.size}
+
+
 def _member(member: MemberStatus) -> dict[str, Reply]:
     return {
         "node": member.node,
@@ -123,6 +139,7 @@ def _member(member: MemberStatus) -> dict[str, Reply]:
         "http": member.http_address,
         "instance": member.instance,
         "voter": int(member.voter),
+        "wants_vote": int(member.wants_vote),
         "match_index": member.match_index,
         "alive": int(member.alive),
     }

@@ -8,12 +8,14 @@ from lockd.protocol.resp import encode_error
 from lockd.server.auth import LOCK, OPERATOR, Users
 from lockd.server.greeting import Greeting
 from lockd.server.locking import Locking
+from lockd.server.operating import Operating
 from lockd.server.port import Driver
 from lockd.server.turns import Client, Kind, Turn
 
 _ANYONE: frozenset[str] = frozenset()
 _LOOK = frozenset({LOCK, OPERATOR})
 _USE = frozenset({LOCK})
+_OPERATE = frozenset({OPERATOR})
 
 
 _FOR_STRANGERS = (requests.Hello, requests.Auth, requests.Quit, requests.StreamError)
@@ -35,6 +37,7 @@ class Service:
         self._driver = driver
         greeting = Greeting(driver, users, count_clients=count_clients)
         locking = Locking(driver)
+        self._operating = operating = Operating(driver)
         self._rules: dict[type[Any], _Rule] = {
             requests.Hello: _Rule(greeting.hello, Kind.ALONE, _ANYONE),
             requests.Auth: _Rule(greeting.auth, Kind.ALONE, _ANYONE),
@@ -58,6 +61,13 @@ class Service:
             requests.LockRelease: _Rule(locking.release, Kind.LOG, _USE),
             requests.LockInspect: _Rule(locking.inspect, Kind.READ, _LOOK),
             requests.LockList: _Rule(locking.list_locks, Kind.ALONE, _LOOK),
+            requests.ClusterMembers: _Rule(operating.members, Kind.LOCAL, _OPERATE),
+            requests.ClusterAdd: _Rule(operating.add, Kind.ALONE, _OPERATE),
+            requests.ClusterPromote: _Rule(operating.promote, Kind.ALONE, _OPERATE),
+            requests.ClusterRemove: _Rule(operating.remove, Kind.ALONE, _OPERATE),
+            requests.ClusterTransfer: _Rule(operating.transfer, Kind.ALONE, _OPERATE),
+            requests.ClusterSnapshot: _Rule(operating.snapshot, Kind.ALONE, _OPERATE),
+            requests.ClusterSnapshotPart: _Rule(operating.snapshot_part, Kind.ALONE, _OPERATE),
         }
 
     def kind_of(self, request: requests.Request | requests.RequestError) -> Kind:
@@ -90,3 +100,7 @@ class Service:
     def gone(self, client: Client) -> None:
         """The connection has ended with log commands unanswered or waits open (G4)."""
         self._driver.connection_gone(client.number)
+
+    def ended(self, client: Client) -> None:
+        """The connection has ended: let go of what it had open."""
+        self._operating.ended(client)

@@ -22,13 +22,16 @@ def describe(
 
     def member(node: NodeId) -> MemberStatus:
         known, progress = machine.nodes.get(node), raft.progress.get(node)
+        added = machine.members.get(node)
+        is_voter = node in (*raft.configuration.voters, *raft.configuration.voters_outgoing)
         return MemberStatus(
             node=node,
             peer_address=known.peer_address if known else addresses.get(node, ""),
             client_address=known.client_address if known else "",
             http_address=known.http_address if known else "",
             instance=InstanceId(known.instance if known else ""),
-            voter=node in raft.configuration.voters,
+            voter=is_voter,
+            wants_vote=not is_voter and added is not None and added.wants_vote,
             match_index=progress.match_index if progress else LogIndex(0),
             alive=is_alive(node),
         )
@@ -45,6 +48,7 @@ def describe(
         last_applied=raft.last_applied,
         log_last=raft.log.last_index,
         members=tuple(member(node) for node in raft.configuration.members),
+        removed=tuple(NodeId(node) for node in sorted(machine.removed)),
         locks=stats.locks,
         sessions=stats.sessions,
         revision=machine.revision,

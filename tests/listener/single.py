@@ -11,25 +11,48 @@ from collections.abc import Callable
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, SessionId, Term
 from lockd.locks.codec import decode_batch, encode_batch
 from lockd.locks.commands import (
+    AddMember,
     Batch,
+    Changed,
     Command,
     CreateCluster,
     Operation,
     Origin,
     OriginGone,
     Outcome,
+    PromoteMember,
     Queued,
     Refused,
     RegisterNode,
+    RemoveMember,
     RequestOrphaned,
     SessionOpened,
 )
 from lockd.locks.machine import LockMachine
-from lockd.server.port import ClusterStatus, MemberStatus
+from lockd.server.port import Backup, ClusterStatus, MemberStatus
 
 CLUSTER = ClusterId("c" * 32)
 INCARNATION = Incarnation("1" * 8)
 _NODE, _BOOT = NodeId(1), 7
+
+
+class SnapshotInMemory:
+    """A snapshot's file."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.is_closed = False
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read(self, offset: int, count: int) -> bytes:
+        assert not self.is_closed
+        return self._data[offset : offset + count]
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class SingleNode:
@@ -44,6 +67,12 @@ class SingleNode:
         """Connections that were reported to be gone."""
         self.unavailable = False
         """Without a leader: everything is refused."""
+        self.forced: list[bool] = []
+        """Of each change of the membership, whether it was forced."""
+        self.transfers: list[NodeId] = []
+        self.snapshots: list[SnapshotInMemory] = []
+        self.snapshot_bytes = b"snapshot"
+        """What the next one has in it."""
         self._index = 0
         self._operations = itertools.count(1)
         self._callers: dict[int, Callable[[Outcome], None]] = {}
@@ -100,10 +129,66 @@ class SingleNode:
             on_outcome=lambda _: None,
         )
 
-    def status(self) -> ClusterStatus:
-        member = MemberStatus(
-            _NODE, "peer:1", "client:1", "http:1", InstanceId("i" * 32), True, LogIndex(self._index), True
+    def change_members(
+        self,
+        *,
+        user: str,
+        operation: AddMember | PromoteMember | RemoveMember,
+        force: bool,
+        on_outcome: Callable[[Outcome], None],
+    ) -> None:
+        self.forced.append(force)
+        self.submit(
+            user=user,
+            session="",
+            owner="",
+            request=0,
+            operation=operation,
+            connection=0,
+            on_outcome=on_outcome,
         )
+
+    def transfer(self, *, target: NodeId, on_outcome: Callable[[Outcome], None]) -> None:
+        self.transfers.append(target)
+        on_outcome(Refused("UNAVAILABLE", "no leader is known") if self.unavailable else Changed(1))
+
+    def backup(self, on_ready: Callable[[Backup | Refused], None]) -> None:
+        if self.unavailable:
+            on_ready(Refused("UNAVAILABLE", "the disk is full"))
+            return
+
+        def done(_: Refused | None) -> None:
+            self.snapshots.append(SnapshotInMemory(self.snapshot_bytes))
+            on_ready(Backup(LogIndex(self._index), Term(1), self.snapshots[-1]))
+
+        self.read(done)
+
+    def status(self) -> ClusterStatus:
+        founder = MemberStatus(
+            node=_NODE,
+            peer_address="peer:1",
+            client_address="client:1",
+            http_address="http:1",
+            instance=InstanceId("i" * 32),
+            voter=True,
+            wants_vote=False,
+            match_index=LogIndex(self._index),
+            alive=True,
+        )
+        added = [
+            MemberStatus(
+                node=NodeId(node),
+                peer_address=member.peer_address,
+                client_address="",
+                http_address="",
+                instance=InstanceId(""),
+                voter=False,
+                wants_vote=member.wants_vote,
+                match_index=LogIndex(0),
+                alive=False,
+            )
+            for node, member in self.machine.members.items()
+        ]
         return ClusterStatus(
             cluster=CLUSTER,
             incarnation=INCARNATION,
@@ -114,7 +199,8 @@ class SingleNode:
             commit_index=LogIndex(self._index),
             last_applied=LogIndex(self._index),
             log_last=LogIndex(self._index),
-            members=(member,),
+            members=(founder, *added),
+            removed=tuple(NodeId(node) for node in sorted(self.machine.removed)),
             locks=self.machine.stats.locks,
             sessions=self.machine.stats.sessions,
             revision=self.machine.revision,

@@ -10,7 +10,7 @@ from lockd.client.queries import ERRORS, error_of
 from lockd.ids import LOCK_NAME_BYTES_MAX
 from lockd.locks.limits import Limits
 from lockd.protocol import arguments, resp
-from lockd.protocol.verbs import LIST_COUNT_MAX, VERBS
+from lockd.protocol.verbs import LIST_COUNT_MAX, SNAPSHOT_PART_BYTES_MAX, VERBS
 from lockd.server.auth import ROLES
 from lockd.server.connection import ConnectionLimits
 from lockd.server.listener import CLIENTS_MAX
@@ -48,6 +48,8 @@ def test_the_table_of_errors() -> None:
         ("lock name", f"{LOCK_NAME_BYTES_MAX:,} bytes"),
         ("META", f"{arguments.META_BYTES_MAX:,} bytes"),
         ("owner, session name, client name", f"{arguments.TEXT_BYTES_MAX:,} bytes"),
+        ("CLUSTER.SNAPSHOT count", f"{SNAPSHOT_PART_BYTES_MAX:,} bytes"),
+        ("peer address", f"{arguments.ADDRESS_BYTES_MAX:,} bytes"),
         ("LOCK.LIST COUNT", f"{LIST_COUNT_MAX:,} "),
         ("TTL", f"raised to {Limits().ttl_ms_min:,} ms, lowered to {Limits().ttl_ms_max:,} ms"),
         ("WAIT", f"{Limits().wait_ms_max:,} ms"),

@@ -1,0 +1,134 @@
+"""What an operator asks of the cluster: its members, who leads, and a copy of its state.
+
+A change is made by the leader and answered when this node has applied it (SAFETY C7). Each is logged
+with the user who asked. A copy is read in parts over the connection that had it made, and is let go
+of with that connection or the next copy.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable
+from functools import partial
+
+from lockd.ids import NodeId
+from lockd.locks.commands import AddMember, Changed, Outcome, PromoteMember, Refused, RemoveMember
+from lockd.protocol import requests
+from lockd.protocol.resp import encode, encode_error
+from lockd.server import replies
+from lockd.server.port import Backup, Driver
+from lockd.server.turns import Client, Turn
+
+log = logging.getLogger(__name__)
+
+
+class _Copy:
+    """A backup that a connection has asked for, before and after there is one."""
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(8)
+        self.backup: Backup | None = None
+        self.is_over = False
+
+    def close(self) -> None:
+        self.is_over = True
+        if self.backup is not None:
+            self.backup.reader.close()
+
+
+class Operating:
+    """The verbs of operators, on top of one driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._copies: dict[int, _Copy] = {}
+        """At most one of each connection, by its number."""
+
+    def members(self, _: requests.ClusterMembers, client: Client, turn: Turn) -> None:
+        turn.answer(encode(replies.members(self._driver.status()), client.resp))
+
+    # Changes.
+
+    def add(self, request: requests.ClusterAdd, client: Client, turn: Turn) -> None:
+        operation = AddMember(request.node, request.peer_address, wants_vote=not request.learner)
+        self._change(operation, client, turn, force=request.force)
+
+    def promote(self, request: requests.ClusterPromote, client: Client, turn: Turn) -> None:
+        self._change(PromoteMember(request.node), client, turn, force=request.force)
+
+    def remove(self, request: requests.ClusterRemove, client: Client, turn: Turn) -> None:
+        self._change(RemoveMember(request.node), client, turn, force=request.force)
+
+    def transfer(self, request: requests.ClusterTransfer, client: Client, turn: Turn) -> None:
+        what = f"that node {request.node} leads" if request.node else "that another node leads"
+        self._driver.transfer(
+            target=NodeId(request.node), on_outcome=_logged(what, client, partial(_answer, client, turn))
+        )
+
+    def _change(
+        self, operation: AddMember | PromoteMember | RemoveMember, client: Client, turn: Turn, *, force: bool
+    ) -> None:
+        what = f"{operation}{', forced' if force else ''}"
+        self._driver.change_members(
+            user=client.user_name,
+            operation=operation,
+            force=force,
+            on_outcome=_logged(what, client, partial(_answer, client, turn)),
+        )
+
+    # Copies of the state.
+
+    def snapshot(self, _: requests.ClusterSnapshot, client: Client, turn: Turn) -> None:
+        self.ended(client)
+        copy = self._copies[client.number] = _Copy()
+
+        def ready(backup: Backup | Refused) -> None:
+            if isinstance(backup, Refused):
+                turn.answer(replies.refusal(backup))
+                return
+            copy.backup = backup
+            if copy.is_over:  # the connection has ended meanwhile
+                copy.close()
+            turn.answer(encode(replies.backup(copy.name, backup), client.resp))
+
+        log.info("user '%s' makes a copy of the state", client.user_name)
+        self._driver.backup(ready)
+
+    def snapshot_part(self, request: requests.ClusterSnapshotPart, client: Client, turn: Turn) -> None:
+        copy = self._copies.get(client.number)
+        if copy is None or copy.backup is None or copy.name != request.backup:
+            text = f"no snapshot '{request.backup}' was made over this connection, or a later one was"
+            turn.answer(encode_error("ERR", text))
+            return
+        reader = copy.backup.reader
+        if request.offset > reader.size:
+            turn.answer(encode_error("ERR", f"offset {request.offset} is behind the end at {reader.size}"))
+            return
+        turn.answer(encode(reader.read(request.offset, request.count), client.resp))
+
+    def ended(self, client: Client) -> None:
+        """Let go of the copy that the connection has, if any."""
+        copy = self._copies.pop(client.number, None)
+        if copy is not None:
+            copy.close()
+
+
+def _logged(what: str, client: Client, then: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
+    """Log the wish of an operator now, and what came of it before `then` hears of it."""
+    user = client.user_name
+    log.info("user '%s' asks: %s", user, what)
+
+    def done(outcome: Outcome) -> None:
+        log.info("user '%s' asked: %s; it came to %s", user, what, outcome)
+        then(outcome)
+
+    return done
+
+
+def _answer(client: Client, turn: Turn, outcome: Outcome) -> None:
+    match outcome:
+        case Refused():
+            turn.answer(replies.refusal(outcome))
+        case Changed(count):
+            turn.answer(encode(count, client.resp))
+        case _:
+            raise AssertionError(f"{outcome!r} does not answer an operator")
