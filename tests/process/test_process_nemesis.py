@@ -1,0 +1,180 @@
+"""Real nodes under faults of processes, the network and clocks, with histories that are checked.
+
+`python -m tests.nemesis` runs the seeded schedule for as long as you like; tests/nemesis has the faults.
+"""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import hiredis
+import pytest
+
+import lockd
+from tests.nemesis import clocks
+from tests.nemesis.checks import check
+from tests.nemesis.clients import running_lockers
+from tests.nemesis.cluster import NemesisCluster, nemesis_cluster
+from tests.nemesis.faults import FAULTS
+from tests.nemesis.history import History
+from tests.nemesis.network import ANYONE, NODES, Disturbance, Effect, only
+from tests.nemesis.run import run
+from tests.processes import eventually
+
+pytestmark = pytest.mark.process
+
+CALM = ("--election-timeout-ms=1000",)
+"""For tests that count terms: a machine that is busy with other tests must not make elections of its own."""
+TTL_FLOOR_MS = 1_500
+"""3 election timeouts of 500 ms."""
+MONTHS_S = 200 * 24 * 3600
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_p1_p2_p3_histories_under_a_schedule_of_faults(tmp_path: Path, seed: int) -> None:
+    report = run(tmp_path, seed=seed, seconds=13)
+    print(report)
+    assert len(report.faults) >= 8
+    assert report.leader_changes >= 2
+    assert report.grants >= 50
+
+
+# One-way partitions.
+
+
+def await_undisturbed_leader(cluster: NemesisCluster, *nodes: int) -> tuple[int, int]:
+    """One of these leads, grants for longer than elections take, and stays leader in its term."""
+    leader = cluster.leader_among(*nodes)
+    term = leader.status()["term"]
+    until = time.monotonic() + 2.2
+    with lockd.Client(leader.endpoint, ttl=5) as client:
+        while time.monotonic() < until:
+            with client.lock("progress", wait=5):
+                pass
+    seen = leader.status()
+    assert (seen["role"], seen["term"]) == ("leader", term), f"C5: {leader} was disturbed"
+    return leader.node_id, term
+
+
+def test_c5_a_leader_that_is_heard_and_does_not_hear_gives_way(tmp_path: Path) -> None:
+    """Its heartbeats would keep the others from electing for ever: check-quorum ends that."""
+    with nemesis_cluster(tmp_path, flags=CALM) as cluster, lockd.Client(cluster.endpoints, ttl=20) as client:
+        lease = client.acquire("kept", wait=10)
+        deaf = cluster.leader()
+        others = [node for node in cluster.nodes if node != deaf.node_id]
+        with cluster.network.disturbed(Disturbance(NODES, only(deaf.node_id), Effect.HOLD)):
+            leader, term = await_undisturbed_leader(cluster, *others)
+            assert deaf.status()["role"] != "leader"
+        # It hears again, of all that happened meanwhile, late: nobody minds.
+        cluster.await_caught_up()
+        assert (cluster.leader().node_id, cluster.term()) == (leader, term)
+        assert client.inspect("kept").holders[0].token == lease.token
+        assert lease.release()
+
+
+def test_c5_a_leader_that_hears_and_is_not_heard_gives_way(tmp_path: Path) -> None:
+    with nemesis_cluster(tmp_path, flags=CALM) as cluster:
+        mute = cluster.leader()
+        others = [node for node in cluster.nodes if node != mute.node_id]
+        with cluster.network.disturbed(Disturbance(only(mute.node_id), NODES, Effect.LOSE)):
+            await_undisturbed_leader(cluster, *others)
+            assert mute.status()["role"] != "leader"
+        cluster.await_caught_up()
+
+
+def test_c5_a_follower_that_is_heard_and_does_not_hear_disturbs_nobody(tmp_path: Path) -> None:
+    with nemesis_cluster(tmp_path, flags=CALM) as cluster:
+        leader, term = cluster.leader(), cluster.term()
+        deaf = cluster.followers()[0]
+        with cluster.network.disturbed(Disturbance(NODES, only(deaf.node_id), Effect.HOLD)):
+            assert await_undisturbed_leader(cluster, leader.node_id) == (leader.node_id, term)
+        cluster.await_caught_up()
+        assert (cluster.leader(), cluster.term()) == (leader, term)
+
+
+# Pauses, restarts, clocks.
+
+
+def test_t3_a_leader_that_slept_past_its_leases_says_nothing_of_them(tmp_path: Path) -> None:
+    """Commands that reached it while it slept are answered after another holds the lock (C6, P1)."""
+    with nemesis_cluster(tmp_path) as cluster:
+        sleeper = cluster.leader()
+        held = sleeper.ask("LOCK.ACQUIRE", "k", "TTL", TTL_FLOOR_MS)
+        others = [node.endpoint for node in cluster if node is not sleeper]
+        with ThreadPoolExecutor() as pool, lockd.Client(others, ttl=5) as client:
+            sleeper.freeze()
+            asked = pool.submit(
+                sleeper.ask_all,
+                [("SESSION.KEEPALIVE", held["session"]), ("LOCK.INSPECT", "k")],
+                timeout=60,
+            )
+            lease = client.acquire("k", wait=30)
+            assert lease.token > held["token"]
+            sleeper.thaw()
+            renewal, seen = asked.result()
+            assert isinstance(renewal, hiredis.ReplyError), f"T3: a dead session was renewed: {renewal}"
+            if not isinstance(seen, hiredis.ReplyError):
+                assert [holder["token"] for holder in seen["holders"]] == [lease.token], "C6"
+            cluster.await_caught_up()
+            assert lease.release()
+
+
+def test_p3_a_lease_and_every_promise_outlive_a_restart_storm(tmp_path: Path) -> None:
+    history = History()
+    with nemesis_cluster(tmp_path) as cluster, lockd.Client(cluster.endpoints, ttl=30) as client:
+        lease = client.acquire("kept", wait=10)
+        with running_lockers(cluster.endpoints, history, count=3, seed=1):
+            with (
+                FAULTS["restart storm"](cluster, random.Random(1)),
+                FAULTS["all killed"](cluster, random.Random(1)),
+            ):
+                assert history.await_grants(10, at_most_s=30)
+            cluster.recover()
+            assert history.await_grants(10, at_most_s=30)
+        cluster.await_caught_up()
+        lease.check(need=20.0)
+        assert client.inspect("kept").holders[0].token == lease.token
+        assert lease.release()
+    check(history)
+
+
+@pytest.mark.skipif(bool(clocks.why_not()), reason=f"NOT TRIED, clocks that jump: {clocks.why_not()}")
+def test_t1_clocks_that_jump_by_months_neither_end_leases_nor_freeze_them(tmp_path: Path) -> None:
+    """The whole cluster is restarted with monotonic clocks far ahead, then far back again."""
+    with nemesis_cluster(tmp_path) as cluster, lockd.Client(cluster.endpoints, ttl=20) as client:
+        lease = client.acquire("kept", wait=10)
+        for number, shift_s in enumerate((MONTHS_S, 0), start=1):
+            cluster.kill()
+            for node in cluster:
+                node.clock_shift_s = shift_s
+            cluster.start().await_ready()
+            cluster.leader().ask("LOCK.ACQUIRE", f"short {number}", "TTL", TTL_FLOOR_MS)
+            lease.check(need=15.0)
+            with client.lock(f"short {number}", wait=15):
+                pass  # nobody renewed it: it ends by the state's clock, which goes on
+            assert client.inspect("kept").holders[0].token == lease.token, "T1, T2"
+        assert lease.release()
+
+
+# The network itself.
+
+
+def test_p2_late_bytes_of_an_old_leader_change_nothing(tmp_path: Path) -> None:
+    """All that a leader said and was told is held back until two others have gone on without it (C2, C3)."""
+    history = History()
+    with nemesis_cluster(tmp_path) as cluster:
+        with running_lockers(cluster.endpoints, history, count=3, seed=2):
+            for _ in range(2):
+                old = cluster.leader()
+                itself = only(old.node_id)
+                others = [node for node in cluster.nodes if node != old.node_id]
+                with cluster.network.disturbed(
+                    Disturbance(itself, ANYONE, Effect.HOLD), Disturbance(ANYONE, itself, Effect.HOLD)
+                ):
+                    cluster.leader_among(*others)
+                    assert history.await_grants(20, at_most_s=30)
+                assert history.await_grants(20, at_most_s=30)
+        eventually(lambda: not cluster.leader().ask("LOCK.LIST")["locks"], "what the clients held is free")
+        cluster.await_caught_up()
+    check(history)
