@@ -30,6 +30,7 @@ SessionId = NewType("SessionId", str)
 """32 lower-case hex digits: 128 random bits, a secret of the user that opened it."""
 
 NO_NODE = NodeId(0)
+NODE_ID_MAX = NodeId(2**31 - 1)
 TOKEN_MAX = FencingToken(2**53 - 1)
 LOCK_NAME_BYTES_MAX = 512
 FENCE_TEXT_MAX = 128

@@ -46,6 +46,8 @@ def _acquire_in_session(state: LockState, command: Command, operation: Acquire) 
         known = session.answers.recall(request_id)
         if known is not None:
             return _answer_again(state, known, command, operation)
+    if state.is_quiet and operation.wait_ms == 0:
+        return state.quiet(operation.lock)  # changes nothing: the same request may be granted later
     refusal = (
         _supersede(state, session, command.owner, request_id, operation.lock)
         or _in_the_way(state, operation)
@@ -68,6 +70,8 @@ def _acquire_private(state: LockState, command: Command, operation: Acquire) -> 
             return _answer_again(state, known, command, operation)
     if not command.session or command.session in state.sessions:
         return Refused("ERR", "the private session needs an id that is not in use")
+    if state.is_quiet and operation.wait_ms == 0:
+        return state.quiet(operation.lock)
     refusal = _in_the_way(state, operation) or too_many_sessions(state)
     if refusal is not None:
         if uuid:
@@ -89,7 +93,7 @@ def _begin(state: LockState, session: Session, command: Command, operation: Acqu
         origin=command.origin,
     )
     state.take_in(request, session)
-    if lock.is_free:
+    if lock.is_free and not state.is_quiet:
         state.grant(request)
         return state.granted(request, repeat=False)
     state.enqueue(request, operation.wait_ms)

@@ -45,6 +45,30 @@ class RegisterNode(msgspec.Struct, array_like=True, frozen=True, tag="register_n
     version: str
 
 
+class AddMember(msgspec.Struct, array_like=True, frozen=True, tag="add_member"):
+    """A node joins; it is told under `peer_address` until it registers an address itself (C7, C8).
+
+    This and the two below are the context of a configuration change and applied with it.
+    """
+
+    node: int
+    peer_address: str
+    wants_vote: bool
+    """Its promotion follows by itself once it has caught up; False: it stays a learner until asked."""
+
+
+class PromoteMember(msgspec.Struct, array_like=True, frozen=True, tag="promote_member"):
+    """A learner becomes a voter."""
+
+    node: int
+
+
+class RemoveMember(msgspec.Struct, array_like=True, frozen=True, tag="remove_member"):
+    """A node leaves for good: its id is never used again (C8)."""
+
+    node: int
+
+
 class OpenSession(msgspec.Struct, array_like=True, frozen=True, tag="open_session"):
     """Opens `Command.session`, an id drawn by the receiving node."""
 
@@ -146,6 +170,9 @@ Operation = (
     | Release
     | OriginGone
     | RequestOrphaned
+    | AddMember
+    | PromoteMember
+    | RemoveMember
 )
 
 

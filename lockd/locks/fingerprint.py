@@ -8,7 +8,7 @@ import msgspec
 
 from lockd.locks.queues import Lock, Request
 from lockd.locks.sessions import Session
-from lockd.locks.state import LockState, OrphanOver, WaitOver
+from lockd.locks.state import LockState, OrphanOver, QuietOver, WaitOver
 
 
 def fingerprint(state: LockState) -> bytes:
@@ -25,9 +25,12 @@ def fingerprint(state: LockState) -> bytes:
 def _parts(state: LockState) -> Iterator[tuple[Any, ...]]:
     yield ("machine", state.feature_level, state.limits, state.applied, state.clock_ms)
     yield ("cluster", state.cluster, state.incarnation)
+    yield ("quiet", state.grants_from_ms, state.quiet_timer)
     yield ("counters", state.token, state.revision, state.sessions_opened, state.tickets)
     for node in sorted(state.nodes):
         yield ("node", state.nodes[node])
+    yield ("members", sorted(state.members.items()))
+    yield ("removed", sorted(state.removed.items()))
     for session_id in sorted(state.sessions):
         yield from _session_parts(state.sessions[session_id])
     for name in sorted(state.locks):
@@ -40,6 +43,8 @@ def _parts(state: LockState) -> Iterator[tuple[Any, ...]]:
                 yield ("wait over", due_ms, number, request.ticket)
             case OrphanOver(request):
                 yield ("orphan over", due_ms, number, request.ticket)
+            case QuietOver():
+                yield ("quiet over", due_ms, number)
 
 
 def _session_parts(session: Session) -> Iterator[tuple[Any, ...]]:

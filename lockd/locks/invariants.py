@@ -1,14 +1,15 @@
 """What must hold of the state between any two entries; the simulator checks it after each step."""
 
-from lockd.ids import TOKEN_MAX
+from lockd.ids import NODE_ID_MAX, TOKEN_MAX
 from lockd.locks.queues import Lock, Phase, Request
-from lockd.locks.state import LockState, OrphanOver, WaitOver
+from lockd.locks.state import LockState, OrphanOver, QuietOver, WaitOver
 from lockd.locks.timers import NO_TIMER
 
 
 def check(state: LockState) -> None:
     """Raise AssertionError that names the first thing out of place."""
     assert 0 <= state.token <= TOKEN_MAX, "P2: the token left its range"
+    _check_nodes(state)
     live: dict[int, Request] = {}
     for name, lock in state.locks.items():
         assert name == lock.name, f"{lock.name} stands under {name}"
@@ -26,11 +27,23 @@ def check(state: LockState) -> None:
     _check_timers(state, live)
 
 
+def _check_nodes(state: LockState) -> None:
+    for node, registered in state.nodes.items():
+        assert node == registered.node, f"node {registered.node} stands under {node}"
+        assert node not in state.removed, f"C8: node {node} was removed and is registered"
+    for node in state.members:
+        assert node not in state.removed, f"C8: node {node} was removed and is a member"
+    for node in (*state.members, *state.removed):
+        assert 0 < node <= NODE_ID_MAX, f"{node} is no id of a node"
+
+
 def _check_lock(state: LockState, lock: Lock) -> None:
     assert not lock.is_free, f"the free lock {lock.name} takes memory"
     # G5: whoever can be granted has been.
-    assert lock.next_to_grant() is None or state.token == TOKEN_MAX, f"{lock.name} could be granted"
+    can_grant = state.token < TOKEN_MAX and not state.is_quiet
+    assert not can_grant or lock.next_to_grant() is None, f"{lock.name} could be granted"
     if lock.holder is not None:  # P1: one exclusive grant, and its session lives
+        assert not state.is_quiet, f"G2: {lock.name} is held in the quiet period"
         assert lock.holder.phase is Phase.HELD, f"the holder of {lock.name} is {lock.holder.phase}"
     tickets = list(lock.waiters)
     assert tickets == sorted(tickets), f"the queue of {lock.name} is out of order"
@@ -96,9 +109,9 @@ def _check_waits(state: LockState, live: dict[int, Request]) -> None:
 def _check_timers(state: LockState, live: dict[int, Request]) -> None:
     state.timers.check_invariants()
     expected = sum(request.orphan_timer != NO_TIMER for request in live.values())
-    expected += sum(
-        request.wait_timer != NO_TIMER for request in live.values() if request.phase is Phase.WAITING
-    )
+    expected += sum(request.wait_timer != NO_TIMER for request in live.values())
+    expected += state.is_quiet
+    assert state.is_quiet == (state.quiet_timer != NO_TIMER), "G2: a quiet period without its timer"
     assert len(state.timers) == expected, "a timer without its subject, or the reverse"
     for due_ms, number, action in state.timers.in_order():
         assert due_ms > state.clock_ms, f"timer {number} was due at {due_ms}"
@@ -109,3 +122,7 @@ def _check_timers(state: LockState, live: dict[int, Request]) -> None:
             case OrphanOver(request):
                 assert request.orphan_timer == number, f"timer {number} is not its request's"
                 assert live.get(request.ticket) is request, f"timer {number} is of a request that is over"
+            case QuietOver():
+                assert (number, due_ms) == (state.quiet_timer, state.grants_from_ms), (
+                    "G2: a wrong quiet timer"
+                )

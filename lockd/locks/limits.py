@@ -45,6 +45,8 @@ class Limits:
     owner_bytes_max: int = 256
     request_id_bytes_max: int = 128
     meta_bytes_max: int = 4_096
+    address_bytes_max: int = 300
+    """HOST:PORT of a member."""
 
     def clamp_ttl(self, ttl_ms: int) -> int:
         """The TTL that is in force when `ttl_ms` is asked for."""

@@ -14,13 +14,13 @@ from lockd.locks.acquiring import (
     acquire,
     cancel,
     origin_gone,
-    orphan_all,
     release,
     request_orphaned,
     too_many_sessions,
 )
 from lockd.locks.commands import (
     Acquire,
+    AddMember,
     Batch,
     Cancel,
     Changed,
@@ -34,15 +34,25 @@ from lockd.locks.commands import (
     OpenSession,
     OriginGone,
     Outcome,
+    PromoteMember,
     Refused,
     RegisterNode,
     Release,
+    RemoveMember,
     RequestOrphaned,
     SessionOpened,
 )
 from lockd.locks.invariants import check
 from lockd.locks.limits import CLOCK_MS_MAX, Limits, check_name, check_text
-from lockd.locks.state import LeaseChange, LeaseEvent, LockState
+from lockd.locks.members import (
+    add_member,
+    objection_to,
+    promote_member,
+    register_node,
+    remove_member,
+)
+from lockd.locks.snapshot import decode_state, encode_state
+from lockd.locks.state import LeaseChange, LeaseEvent, LockState, Member
 from lockd.locks.views import (
     LockView,
     SessionView,
@@ -86,6 +96,17 @@ class LockMachine:
             outcome = _APPLY[type(command.operation)](state, command, command.operation)
             state.tell(command.origin, outcome)
         return state.completions
+
+    def snapshot(self) -> Iterator[bytes]:
+        """The whole state as bytes, piece by piece; nothing may be applied meanwhile (C9, C11)."""
+        return encode_state(self.state)
+
+    @classmethod
+    def from_snapshot(cls, data: bytes) -> "LockMachine":
+        """The machine that `snapshot` was taken of, in all that decides outcomes. Raises CorruptData."""
+        machine = cls()
+        machine.state = decode_state(data)
+        return machine
 
     def next_timer_ms(self) -> int | None:
         """The clock at which a timer is due next: the leader then proposes a batch, empty or not."""
@@ -132,6 +153,30 @@ class LockMachine:
         return self.state.nodes
 
     @property
+    def members(self) -> Mapping[int, Member]:
+        """The nodes that joined after the founding and have not left, by id."""
+        return self.state.members
+
+    @property
+    def removed(self) -> Mapping[int, str]:
+        """The tombstones: ids that are never used again, with the instance each had, or "" (C8)."""
+        return self.state.removed
+
+    @property
+    def applied(self) -> LogIndex:
+        """Index of the last entry applied."""
+        return LogIndex(self.state.applied)
+
+    @property
+    def grants_from_ms(self) -> int:
+        """The clock at which the quiet period after a restore ends; 0 when there is none (G2)."""
+        return self.state.grants_from_ms
+
+    def objection_to(self, operation: AddMember | PromoteMember | RemoveMember) -> Refused | None:
+        """Why this change of members is refused when it is applied to the state as it is now."""
+        return objection_to(self.state, operation)
+
+    @property
     def stats(self) -> Stats:
         return view_stats(self.state)
 
@@ -167,19 +212,6 @@ def _create_cluster(state: LockState, command: Command, operation: CreateCluster
         return Changed(0)
     state.cluster = operation.cluster
     state.incarnation = operation.incarnation
-    return Changed(1)
-
-
-def _register_node(state: LockState, command: Command, operation: RegisterNode) -> Outcome:
-    """A node that registers has started: what waits on connections of its earlier boots is orphaned.
-
-    The registering node's boot is that of the command's origin. So no leader has to notice a quick
-    restart (G4).
-    """
-    if command.origin.node != operation.node:
-        return Refused("ERR", "a node registers itself only")
-    state.nodes[operation.node] = operation
-    orphan_all(state, state.waits.of_other_boots(operation.node, command.origin.boot))
     return Changed(1)
 
 
@@ -257,7 +289,7 @@ def _clear_silent(state: LockState, command: Command, operation: ClearSilent) ->
 
 _APPLY: dict[type[Any], Callable[[LockState, Command, Any], Outcome]] = {
     CreateCluster: _create_cluster,
-    RegisterNode: _register_node,
+    RegisterNode: register_node,
     OpenSession: _open_session,
     CloseSession: _close_session,
     ExpireSessions: _expire_sessions,
@@ -268,4 +300,7 @@ _APPLY: dict[type[Any], Callable[[LockState, Command, Any], Outcome]] = {
     Release: release,
     OriginGone: origin_gone,
     RequestOrphaned: request_orphaned,
+    AddMember: add_member,
+    PromoteMember: promote_member,
+    RemoveMember: remove_member,
 }

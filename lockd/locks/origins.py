@@ -40,6 +40,12 @@ class WaitsByOrigin:
     def of_boot(self, node: int, boot: int) -> list[Request]:
         return _by_ticket(self._nodes.get(node, {}).get(boot, {}).values())
 
+    def of_node(self, node: int) -> list[Request]:
+        """Those of every boot of the node."""
+        return _by_ticket(
+            waits for connections in self._nodes.get(node, {}).values() for waits in connections.values()
+        )
+
     def of_other_boots(self, node: int, boot: int) -> list[Request]:
         """Those of every boot of the node but this one."""
         boots = self._nodes.get(node, {})

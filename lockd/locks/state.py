@@ -45,6 +45,19 @@ class OrphanOver(NamedTuple):
     request: Request
 
 
+class QuietOver(NamedTuple):
+    """Timer: the quiet period after a restore has passed (G2)."""
+
+
+class Member(NamedTuple):
+    """A node that was added, as AddMember or PromoteMember said last."""
+
+    peer_address: str
+    """Where to reach it until it has registered; then `nodes` knows better."""
+    wants_vote: bool
+    """It is a voter, or becomes one by itself when it has caught up."""
+
+
 class LeaseEvent(enum.Enum):
     """What the state tells the leader's lease book."""
 
@@ -65,7 +78,7 @@ class LeaseChange(NamedTuple):
 
 
 class LockState:
-    """Everything that a snapshot will hold. Equal logs make equal states (G6)."""
+    """Everything that a snapshot holds. Equal logs make equal states (G6)."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -79,7 +92,13 @@ class LockState:
         """The one drawn last; the next grant has a higher one, of whatever lock (P2, G1)."""
         self.revision = 0
         """Counts the events of locks: grants and ends of grants."""
+        self.grants_from_ms = 0
+        """The clock at which the quiet period after a restore ends; 0 when there is none (G2)."""
         self.nodes: dict[int, RegisterNode] = {}
+        self.members: dict[int, Member] = {}
+        """Those that joined later. The founders are known to the consensus alone."""
+        self.removed: dict[int, str] = {}
+        """Ids that are never used again, and the instance that each had, "" if it isn't known (C8)."""
         self.sessions: dict[str, Session] = {}
         self.sessions_opened = 0
         """The public number of the session opened last."""
@@ -90,7 +109,8 @@ class LockState:
         """Requests that wait, over all locks."""
         self.private_answers = PrivateAnswers(self.limits)
         self.waits = WaitsByOrigin()
-        self.timers: Timers[WaitOver | OrphanOver] = Timers()
+        self.timers: Timers[WaitOver | OrphanOver | QuietOver] = Timers()
+        self.quiet_timer = NO_TIMER
 
         # What the last apply caused. Not part of the state.
         self.completions: list[Completion] = []
@@ -101,6 +121,11 @@ class LockState:
 
     def note_lease(self, event: LeaseEvent, session: Session) -> None:
         self.lease_changes.append(LeaseChange(event, SessionId(session.id), session.ttl_ms))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is granted: the cluster was restored, and leases of before may still be trusted (G2)."""
+        return self.grants_from_ms != 0
 
     # Sessions.
 
@@ -184,6 +209,7 @@ class LockState:
         """Make a request that was taken in the holder of its free lock; draws the token (G1)."""
         assert request.lock.holder is None, f"{request.lock.name} is held"
         assert self.token < TOKEN_MAX, "no token is left"
+        assert not self.is_quiet, "G2: a grant in the quiet period"
         self.token = FencingToken(self.token + 1)
         self.revision += 1
         request.hold(token=self.token, revision=self.revision, clock_ms=self.clock_ms)
@@ -238,13 +264,14 @@ class LockState:
         del self.sessions[request.session].waits[request.owner, request.lock.name]
         self.waiters -= 1
         self.timers.cancel(request.wait_timer)
+        request.wait_timer = NO_TIMER
         if request.orphan_timer == NO_TIMER:
             self.waits.remove(request)
             self.tell(request.origin, outcome)
 
     def _look_at_head(self, lock: Lock) -> None:
         """Grant until the head can't be granted; forget a lock that nobody wants (G5)."""
-        while (head := lock.next_to_grant()) is not None and self.token < TOKEN_MAX:
+        while not self.is_quiet and self.token < TOKEN_MAX and (head := lock.next_to_grant()) is not None:
             self.grant(head)
             self._stop_waiting(head, self.granted(head, repeat=True))
         if lock.is_free:
@@ -296,6 +323,20 @@ class LockState:
                     self.end_request(request, self.timed_out(request))
                 case OrphanOver(request):
                     self.end_request(request, _WITHDRAWN)
+                case QuietOver():
+                    self._end_quiet_period()
+
+    def begin_quiet_period(self, duration_ms: int) -> None:
+        """Grant nothing for so long; what is asked for meanwhile waits (G2)."""
+        assert not self.locks, "G2: a restored state has no locks"
+        self.grants_from_ms = self.clock_ms + duration_ms
+        self.quiet_timer = self.timers.set(self.grants_from_ms, QuietOver())
+
+    def _end_quiet_period(self) -> None:
+        self.grants_from_ms = 0
+        self.quiet_timer = NO_TIMER
+        for name in sorted(self.locks):
+            self._look_at_head(self.locks[name])
 
     # Refusals that tell who is in the way.
 
@@ -311,12 +352,24 @@ class LockState:
         """BUSY of a request that does not wait."""
         return self._in_the_way("BUSY", lock, f" ({len(lock.waiters)} waiting)")
 
+    def quiet(self, lock_name: str) -> Refused:
+        """UNAVAILABLE of a request that does not wait, in the quiet period. Nothing has changed."""
+        return Refused("UNAVAILABLE", self._why_quiet(), lock=lock_name)
+
+    def _why_quiet(self) -> str:
+        left_ms = max(self.grants_from_ms - self.clock_ms, 0)
+        return (
+            f"the cluster was restored: nothing is granted for another {left_ms} ms, "
+            "so that every lease of before has run out"
+        )
+
     def _in_the_way(self, code: str, lock: Lock, rest: str) -> Refused:
         # The texts are part of the state, as answers: no repr(), whose output depends on the
         # Unicode tables of the Python that runs (G6).
         holder = lock.holder
         if holder is None:
-            return Refused(code, f'"{lock.name}" can\'t be granted{rest}', lock=lock.name)
+            why = f": {self._why_quiet()}" if self.is_quiet else ""
+            return Refused(code, f'"{lock.name}" can\'t be granted{why}{rest}', lock=lock.name)
         session = self.sessions[holder.session]
         who = f"session {session.number}" + (f' "{session.name}"' if session.name else "")
         owner = f' owner "{holder.owner}"' if holder.owner else ""

@@ -26,12 +26,22 @@ class Timers(Generic[Action]):
     def __len__(self) -> int:
         return len(self._live)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._live
+
     def set(self, due_ms: int, action: Action) -> int:
         """Start a timer; returns its number, never NO_TIMER."""
         self.sequence += 1
         self._live[self.sequence] = (due_ms, action)
         heapq.heappush(self._heap, (due_ms, self.sequence))
         return self.sequence
+
+    def put_back(self, number: int, due_ms: int, action: Action) -> None:
+        """Take up a timer as it was saved, under a number that was drawn and isn't in use."""
+        assert NO_TIMER < number <= self.sequence, f"timer {number} was never set"
+        assert number not in self, f"timer {number} is set"
+        self._live[number] = (due_ms, action)
+        heapq.heappush(self._heap, (due_ms, number))
 
     def cancel(self, number: int) -> None:
         """Stop a timer. One that has fired, was stopped, or NO_TIMER is left as it is."""

@@ -6,6 +6,7 @@ from typing import get_args
 from lockd.locks.commands import (
     WAIT_FOREVER,
     Acquire,
+    AddMember,
     Batch,
     Cancel,
     ClearSilent,
@@ -18,8 +19,10 @@ from lockd.locks.commands import (
     Operation,
     Origin,
     OriginGone,
+    PromoteMember,
     RegisterNode,
     Release,
+    RemoveMember,
     RequestOrphaned,
 )
 from lockd.locks.state import LockState
@@ -56,8 +59,10 @@ class RandomLog:
 
 
 def random_command(draw: random.Random) -> Command:
-    origin = Origin(draw.randrange(1, 4), draw.randrange(1, 3), draw.randrange(0, 4), draw.randrange(1, 50))
-    operation = _operation(draw, origin)
+    origin = Origin(
+        draw.choice((1, 2, 3, 5)), draw.randrange(1, 3), draw.randrange(0, 4), draw.randrange(1, 50)
+    )
+    operation = _change_of_members(draw) if draw.random() < 0.02 else _operation(draw, origin)
     request: int | str = draw.choice((0, draw.randrange(1, 40), draw.randrange(1, 40), "", "u1", "u2", "u3"))
     session = draw.choice(_SESSIONS)
     if isinstance(operation, Acquire) and operation.ttl_ms:
@@ -77,7 +82,7 @@ def _operation(draw: random.Random, origin: Origin) -> Operation:
         case 0:
             return CreateCluster("c" * 32, "1" * 8)
         case 1:
-            return RegisterNode(origin.node, "0" * 32, "p", "c", "h", "0.1.0")
+            return RegisterNode(draw.choice((origin.node, 5)), "0" * 32, "p", "c", "h", "0.1.0")
         case 2:
             return OpenSession(draw.choice((1_000, 5_000, odd)), draw.choice(("", "billing")), "")
         case 3:
@@ -101,3 +106,9 @@ def _operation(draw: random.Random, origin: Origin) -> Operation:
             return OriginGone(origin.node, origin.boot, origin.connection, draw.random() < 0.3, only)
         case _:
             return RequestOrphaned(lock, draw.randrange(4))
+
+
+def _change_of_members(draw: random.Random) -> Operation:
+    node = draw.choice(_ODD_NUMBERS) if draw.random() < 0.1 else draw.randrange(4, 12)
+    joins = AddMember(node, draw.choice(("h:1", "h:1", "h:2", "")), draw.random() < 0.5)
+    return draw.choice((joins, joins, PromoteMember(node), RemoveMember(node)))

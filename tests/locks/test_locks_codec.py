@@ -12,6 +12,7 @@ from lockd.locks.codec import decode_batch, encode_batch
 from lockd.locks.commands import (
     WAIT_FOREVER,
     Acquire,
+    AddMember,
     Batch,
     Cancel,
     ClearSilent,
@@ -24,8 +25,10 @@ from lockd.locks.commands import (
     Operation,
     Origin,
     OriginGone,
+    PromoteMember,
     RegisterNode,
     Release,
+    RemoveMember,
     RequestOrphaned,
 )
 from tests.locks.random_commands import ALL_KINDS
@@ -64,15 +67,24 @@ GOLDEN = (
 )
 """What a released log may hold. A change of these bytes is a new version of the format: never edit
 them to make this test pass."""
+MEMBERS: tuple[Operation, ...] = (AddMember(4, "h:1", True), PromoteMember(4), RemoveMember(4))
+MEMBERS_GOLDEN = (
+    "9301ce0001e2409396a3616e6ea0a000940102030494aa6164645f6d656d62657204a3683a31c396a3616e6ea0a000940102"
+    "030492ae70726f6d6f74655f6d656d6265720496a3616e6ea0a000940102030492ad72656d6f76655f6d656d62657204"
+)
+"""The same for the commands that came after; they only ever follow."""
 
 
 def test_c11_the_format_is_frozen() -> None:
     assert encode_batch(EVERYTHING).hex() == GOLDEN
     assert decode_batch(bytes.fromhex(GOLDEN)) == EVERYTHING
+    members = Batch(1, 123_456, tuple(Command("ann", "", "", 0, ORIGIN, change) for change in MEMBERS))
+    assert encode_batch(members).hex() == MEMBERS_GOLDEN
+    assert decode_batch(bytes.fromhex(MEMBERS_GOLDEN)) == members
 
 
 def test_the_frozen_batch_has_every_operation() -> None:
-    assert {type(operation) for operation in OPERATIONS} == set(ALL_KINDS)
+    assert {type(operation) for operation in (*OPERATIONS, *MEMBERS)} == set(ALL_KINDS)
 
 
 def test_a_uuid_stays_a_text_and_a_number_a_number() -> None:

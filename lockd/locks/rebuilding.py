@@ -1,0 +1,251 @@
+"""The lock state made anew from its records: indexes, queues and timers (SAFETY C9).
+
+Nothing is believed: a record out of its order, a number that was never drawn, a session or timer
+that is missing is CorruptData, never another exception and never a state that only looks whole.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lockd.errors import CorruptData
+from lockd.ids import FencingToken
+from lockd.locks.commands import Refused
+from lockd.locks.limits import CLOCK_MS_MAX
+from lockd.locks.queues import Lock, Phase, Request
+from lockd.locks.records import (
+    AnswerRecord,
+    Head,
+    LockRecord,
+    MemberRecord,
+    NodeRecord,
+    PrivateAnswerRecord,
+    Record,
+    RemovedRecord,
+    RequestRecord,
+    SessionRecord,
+)
+from lockd.locks.sessions import Session
+from lockd.locks.state import FEATURE_LEVEL, LockState, Member, OrphanOver, QuietOver, WaitOver
+from lockd.locks.timers import NO_TIMER
+
+
+def state_of(records: Iterator[Record]) -> LockState:
+    """The state with these records. Raises CorruptData when no state has them."""
+    head = next(records, None)
+    _require(isinstance(head, Head), "it does not begin with its head")
+    assert isinstance(head, Head)
+    building = _Rebuilding(head)
+    for record in records:
+        building.take(record)
+    building.end()
+    return building.state
+
+
+def _require(holds: bool, what: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not holds:
+        raise CorruptData(f"a lock state is damaged: {what}")
+
+
+class _Rebuilding:
+    def __init__(self, head: Head) -> None:
+        self.state = _with_head(head)
+        self._last: tuple[Any, ...] = ()
+        """Where the record before stood in the order of all."""
+        self._by_number: dict[int, Session] = {}
+        self._tickets: set[int] = set()
+        self._session: Session | None = None
+        self._lock: Lock | None = None
+        self._answers: dict[Refused, Refused] = {}
+        """Each text once: there may be as many answers as there were requests in an hour."""
+        self._take: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+            NodeRecord: self._node,
+            MemberRecord: self._member,
+            RemovedRecord: self._removed,
+            SessionRecord: self._session_begins,
+            AnswerRecord: self._answer,
+            PrivateAnswerRecord: self._private_answer,
+            LockRecord: self._lock_begins,
+            RequestRecord: self._request,
+        }
+
+    def take(self, record: Record) -> None:
+        taker = self._take.get(type(record))
+        if taker is None:
+            raise CorruptData("a lock state is damaged: it has two heads")
+        place = taker(record)
+        _require(self._last < place, f"a {type(record).__name__} out of order")
+        self._last = place
+
+    def end(self) -> None:
+        self._end_lock()
+
+    # Each takes one record and returns its place: the section, then the keys within it.
+
+    def _node(self, record: NodeRecord) -> tuple[Any, ...]:
+        node = record.registered.node
+        self.state.nodes[node] = record.registered
+        return (1, node)
+
+    def _member(self, record: MemberRecord) -> tuple[Any, ...]:
+        self.state.members[record.node] = Member(record.peer_address, record.wants_vote)
+        return (2, record.node)
+
+    def _removed(self, record: RemovedRecord) -> tuple[Any, ...]:
+        _require(record.node not in self.state.nodes, f"node {record.node} is registered and removed")
+        _require(record.node not in self.state.members, f"node {record.node} is a member and removed")
+        self.state.removed[record.node] = record.instance
+        return (3, record.node)
+
+    def _session_begins(self, record: SessionRecord) -> tuple[Any, ...]:
+        state = self.state
+        _require(record.number <= state.sessions_opened, f"session {record.number} was never opened")
+        _require(record.number not in self._by_number, f"session {record.number} stands twice")
+        _require(state.limits.clamp_ttl(record.ttl_ms) == record.ttl_ms, "a TTL out of its range")
+        _require(record.silent_ms <= record.ttl_ms, "a silence out of its range")
+        session = Session(
+            session_id=record.id,
+            number=record.number,
+            user=record.user,
+            ttl_ms=record.ttl_ms,
+            name=record.name,
+            meta=record.meta,
+            answers_kept=state.limits.answers_per_session_kept,
+        )
+        session.is_private = record.is_private
+        session.lease_running = record.lease_running
+        session.silent_ms = record.silent_ms
+        session.answers.floor = record.floor
+        state.sessions[record.id] = self._by_number[record.number] = self._session = session
+        return (4, record.id)
+
+    def _answer(self, record: AnswerRecord) -> tuple[Any, ...]:
+        session = self._session
+        if session is None:
+            raise CorruptData("a lock state is damaged: an answer without its session")
+        answers, floor = session.answers, session.answers.floor
+        _require(record.request > floor, f"an answer at or under the floor {floor}")
+        answers.ended(record.request, self._once(record.answer))
+        _require(answers.floor == floor, f"more answers than session {session.number} keeps")
+        return (4, session.id, record.request)
+
+    def _private_answer(self, record: PrivateAnswerRecord) -> tuple[Any, ...]:
+        answers, count = self.state.private_answers, len(self.state.private_answers)
+        _require(record.ended_ms <= self.state.clock_ms, "an answer of the future")
+        answers.ended(record.user, record.uuid, self._once(record.answer), record.ended_ms)
+        _require(len(answers) == count + 1, "a UUID that stands twice, or more than are kept")
+        return (5, record.ended_ms, count)
+
+    def _lock_begins(self, record: LockRecord) -> tuple[Any, ...]:
+        self._end_lock()
+        self._lock = self.state.locks[record.name] = Lock(record.name)
+        self._lock.queued = record.queued
+        return (6, record.name)
+
+    def _end_lock(self) -> None:
+        lock = self._lock
+        _require(lock is None or not lock.is_free, "a lock that nobody holds or wants")
+
+    def _request(self, record: RequestRecord) -> tuple[Any, ...]:
+        state, lock = self.state, self._lock
+        session = self._by_number.get(record.session)
+        if lock is None or session is None:
+            raise CorruptData(f"a lock state is damaged: request {record.ticket} lacks lock or session")
+        _require(record.ticket <= state.tickets, f"ticket {record.ticket} was never drawn")
+        _require(record.ticket not in self._tickets, f"request {record.ticket} stands twice")
+        _require(record.token <= state.token, f"token {record.token} was never drawn")
+        _require(record.place <= lock.queued, f"place {record.place} of {lock.queued}")
+        self._tickets.add(record.ticket)
+        request = _request_of(record, lock, session)
+        self._register(request, session)
+        if record.token:
+            _require(lock.holder is None, "a lock with two holders")
+            _require(record.revision <= state.revision, "a revision that never was")
+            _require(record.granted_ms <= state.clock_ms, "a grant of the future")
+            _require(record.wait_timer == NO_TIMER, "a holder that waits")
+            request.hold(token=record.token, revision=record.revision, clock_ms=record.granted_ms)
+            lock.holder = request
+        else:
+            self._wait(request, session)
+        _put_timer(state, record.wait_timer, record.wait_due_ms, WaitOver(request))
+        _put_timer(state, record.orphan_timer, record.orphan_due_ms, OrphanOver(request))
+        return (6, lock.name, not record.token, record.ticket)
+
+    def _register(self, request: Request, session: Session) -> None:
+        """Enter it under its session and its id."""
+        session.requests[request.ticket] = request
+        if isinstance(request.id, int):
+            if request.id:
+                _require(request.id not in session.answers.live, f"request id {request.id} stands twice")
+                session.answers.began(request.id, request)
+        elif request.id:
+            live = self.state.private_answers.live
+            _require((session.user, request.id) not in live, "a UUID stands twice")
+            self.state.private_answers.began(session.user, request.id, request)
+
+    def _wait(self, request: Request, session: Session) -> None:
+        assert request.phase is Phase.WAITING
+        request.lock.waiters[request.ticket] = request
+        key = (request.owner, request.lock.name)
+        _require(key not in session.waits, "an owner that waits twice")
+        session.waits[key] = request
+        self.state.waiters += 1
+        if request.orphan_timer == NO_TIMER:
+            self.state.waits.add(request)
+
+    def _once(self, answer: Refused) -> Refused:
+        return self._answers.setdefault(answer, answer)
+
+
+def _with_head(head: Head) -> LockState:
+    if head.feature_level > FEATURE_LEVEL:
+        raise CorruptData(
+            f"a lock state has feature level {head.feature_level}, and this node knows {FEATURE_LEVEL}: "
+            "run the release that wrote this snapshot, or a later one"
+        )
+    for name, value in dataclasses.asdict(head.limits).items():
+        _require(0 < value <= CLOCK_MS_MAX, f"the limit {name} is {value}")
+    _require(head.limits.ttl_ms_min <= head.limits.ttl_ms_max, "the shortest TTL is over the longest")
+    state = LockState(head.limits)
+    state.feature_level = head.feature_level
+    state.applied = head.applied
+    state.clock_ms = head.clock_ms
+    state.cluster = head.cluster
+    state.incarnation = head.incarnation
+    state.token = FencingToken(head.token)
+    state.revision = head.revision
+    state.sessions_opened = head.sessions_opened
+    state.tickets = head.tickets
+    state.timers.sequence = head.timers
+    state.grants_from_ms = head.grants_from_ms
+    state.quiet_timer = head.quiet_timer
+    _put_timer(state, head.quiet_timer, head.grants_from_ms, QuietOver())
+    return state
+
+
+def _request_of(record: RequestRecord, lock: Lock, session: Session) -> Request:
+    request = Request(
+        lock=lock,
+        session=session.id,
+        owner=record.owner,
+        request_id=record.id,
+        meta=record.meta,
+        origin=record.origin,
+    )
+    request.ticket = record.ticket
+    request.place = record.place
+    request.wait_ms = record.wait_ms
+    request.wait_timer = record.wait_timer
+    request.orphan_timer = record.orphan_timer
+    return request
+
+
+def _put_timer(state: LockState, number: int, due_ms: int, action: WaitOver | OrphanOver | QuietOver) -> None:
+    """Set a timer as it was saved; without a number there is none, and no deadline."""
+    if number == NO_TIMER:
+        _require(due_ms == 0, "a deadline without its timer")
+        return
+    timers = state.timers
+    _require(due_ms > state.clock_ms, f"timer {number} should have fired")
+    _require(number <= timers.sequence and number not in timers, f"timer {number} stands twice or never did")
+    timers.put_back(number, due_ms, action)
