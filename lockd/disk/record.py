@@ -6,6 +6,7 @@
                    that was begun after it
     EntryRun       entries; what the log had at or after the first one is gone (§5.3)
     Bindings       node ids bound to instances (C8)
+    Founders       who the cluster began with, where that was learnt by joining it
     Addresses      where nodes are to be dialled: known before any entry is applied
     ClusterLearnt  the cluster that this directory belongs to
     Seal           last in a full segment: the next one's number and size
@@ -63,6 +64,7 @@ class LogWrite:
     bindings: tuple[tuple[NodeId, InstanceId], ...] = ()
     cluster: tuple[ClusterId, Incarnation] | None = None
     addresses: tuple[tuple[NodeId, str], ...] = ()
+    founders: tuple[NodeId, ...] = ()
     snapshot: SnapshotMark | None = None
 
 
@@ -100,12 +102,29 @@ class ClusterLearnt:
 
 
 @dataclass(frozen=True, slots=True)
+class Founders:
+    """Who the cluster began with, as a node is told that joins it."""
+
+    voters: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Seal:
     next_segment: int
     next_segment_bytes: int
 
 
-Record = SegmentState | HardState | SnapshotMark | EntryRun | Bindings | Addresses | ClusterLearnt | Seal
+Record = (
+    SegmentState
+    | HardState
+    | SnapshotMark
+    | EntryRun
+    | Bindings
+    | Addresses
+    | ClusterLearnt
+    | Founders
+    | Seal
+)
 
 
 class _Kind(enum.IntEnum):
@@ -117,6 +136,7 @@ class _Kind(enum.IntEnum):
     SEAL = 6
     ADDRESSES = 7
     SNAPSHOT_MARK = 8
+    FOUNDERS = 9
 
 
 _FRAME = struct.Struct("<BI")
@@ -137,6 +157,8 @@ def records_of(write: LogWrite) -> Iterator[Record]:
     """The records that one write adds to the stream, in the order in which they are replayed."""
     if write.cluster is not None:
         yield ClusterLearnt(*write.cluster)
+    if write.founders:
+        yield Founders(write.founders)
     if write.bindings:
         yield Bindings(write.bindings)
     if write.addresses:
@@ -183,6 +205,8 @@ def _encode(record: Record) -> tuple[_Kind, bytes]:
             return _Kind.HARD_STATE, _HARD_STATE.pack(record.term, record.voted_for, record.commit)
         case SnapshotMark():
             return _Kind.SNAPSHOT_MARK, _MARK.pack(record.index, record.term, record.resets)
+        case Founders():
+            return _Kind.FOUNDERS, b"".join(_COUNT.pack(node) for node in record.voters)
         case Bindings():
             return _Kind.BINDINGS, _encode_bindings(record.bound)
         case Addresses():
@@ -205,6 +229,8 @@ def _decode(kind: int, content: bytes) -> Record:
             return _decode_mark(content)
         case _Kind.BINDINGS:
             return Bindings(_decode_bindings(content))
+        case _Kind.FOUNDERS:
+            return Founders(tuple(NodeId(node) for (node,) in _COUNT.iter_unpack(content)))
         case _Kind.ADDRESSES:
             return Addresses(_decode_addresses(content))
         case _Kind.CLUSTER:

@@ -7,6 +7,7 @@ from lockd.disk.record import (
     Addresses,
     Bindings,
     ClusterLearnt,
+    Founders,
     Identity,
     Record,
     Seal,
@@ -43,6 +44,8 @@ class StreamState:
                 self.hard_state = record
             case SnapshotMark():
                 self._rest_on(record)
+            case Founders():
+                self.identity = replace(self.identity, founders=record.voters)
             case Bindings():
                 self.bindings.update(record.bound)
             case Addresses():

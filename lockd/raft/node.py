@@ -194,6 +194,13 @@ class RaftNode:
         reads.confirm_rounds(state)
         return state.configuration
 
+    def found(self, configuration: Configuration) -> None:
+        """Tell an empty node of no configuration what was in force before the first entry."""
+        state = self._state
+        assert not state.configuration.members
+        assert state.log.last_index == 0
+        state.change_configuration(configuration)
+
     def campaign(self) -> None:
         """Stand for election now, if this node may (not as a learner, nor before a change is applied)."""
         election.campaign(self._state)

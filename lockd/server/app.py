@@ -70,11 +70,12 @@ class Node:
         self._exit_status = 0
         self._turn_scheduled = False
         self._members_change_scheduled = False
+        founders = recovered.identity.founders
         self._introduction = Introduction(
             config.node_id,
             recovered.identity.instance,
             self._boot,
-            recovered.identity.founders,
+            founders if config.node_id in founders else (),
             version,
             str(config.peer_address),
         )
@@ -165,6 +166,9 @@ class Node:
     def addresses(self) -> Mapping[NodeId, str]:
         return self.driver.addresses
 
+    def founders(self) -> tuple[NodeId, ...]:
+        return self.driver.identity.founders
+
     def on_excluded(self, reason: str) -> None:
         self._exit(EXIT_USAGE, reason)
 
@@ -248,7 +252,9 @@ class Node:
             return
         found = search.result()
         log.info("joining cluster %s, incarnation %s", found.cluster, found.incarnation)
-        self.driver.joined(found.cluster, found.incarnation, found.addresses)
+        self.driver.joined(
+            found.cluster, found.incarnation, founders=found.founders, addresses=found.addresses
+        )
 
     async def _hand_over(self) -> None:
         """Have another node lead before this one goes, so that clients miss no election timeout."""

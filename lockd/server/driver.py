@@ -44,7 +44,7 @@ from lockd.locks.leases import RenewalVerdict
 from lockd.locks.machine import LockMachine
 from lockd.locks.views import SessionView
 from lockd.raft.codec import decode_message, encode_message
-from lockd.raft.entries import EntryKind, EntryRun, SnapshotMeta
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, SnapshotMeta
 from lockd.raft.membership import decode_change
 from lockd.raft.messages import InstallSnapshot, Message
 from lockd.raft.node import RaftNode, Ready, Role
@@ -405,15 +405,29 @@ class Driver:
             case _:
                 raise frames.FrameError(f"{frame.KIND.name} frame after the handshake")
 
-    def joined(self, cluster: ClusterId, incarnation: Incarnation, addresses: Mapping[NodeId, str]) -> None:
-        """Keep what an empty node was told of the cluster that it joins: whose it is, and where (C8)."""
-        self.identity = replace(self.identity, cluster=cluster, incarnation=incarnation)
-        known = {**self.addresses, **addresses}
-        self.addresses = known
-        write = LogWrite(
-            next(self._tickets), cluster=(cluster, incarnation), addresses=tuple(sorted(known.items()))
+    def joined(
+        self,
+        cluster: ClusterId,
+        incarnation: Incarnation,
+        *,
+        founders: tuple[NodeId, ...],
+        addresses: Mapping[NodeId, str],
+    ) -> None:
+        """Keep what an empty node was told of the cluster that it joins: whose it is, and where (C8).
+
+        It replays the log from its first entry, or a snapshot: before either, the founders vote.
+        """
+        self.identity = replace(self.identity, cluster=cluster, incarnation=incarnation, founders=founders)
+        self.addresses |= addresses
+        self.raft.found(Configuration(founders))
+        self._write(
+            LogWrite(
+                next(self._tickets),
+                cluster=(cluster, incarnation),
+                founders=founders,
+                addresses=tuple(sorted(addresses.items())),
+            )
         )
-        self._write(write)
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         """Remember durably that this instance is that node; then `on_bound` is called (C8)."""

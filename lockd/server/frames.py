@@ -12,7 +12,7 @@ address, another instance under a known id, another version) is told by its firs
     2       1     version of this layout
     3       1     kind
     4       4     length of the body, big-endian
-    8       4     CRC-32 of the body
+    8       4     CRC-32 of the rest of the header, and of the body
     12      16    cluster id, zero while it is not known
     28      16    instance id of the sender
     44      ...   body: a MessagePack array
@@ -33,6 +33,8 @@ VERSION = 1
 BODY_BYTES_MAX = 8 * 1024 * 1024
 HEADER = struct.Struct(">2sBBII16s16s")
 _MAGIC = b"lk"
+_CHECKSUM_AT = 8
+_AFTER_CHECKSUM = 12
 
 
 class FrameError(Exception):
@@ -84,6 +86,8 @@ class Welcome(msgspec.Struct, array_like=True, frozen=True):
     incarnation: str = ""
     addresses: tuple[tuple[int, str], ...] = ()
     """Where the members are dialled, as far as the acceptor knows."""
+    founders: tuple[int, ...] = ()
+    """The voters before the first entry: a node that joins replays the log from there."""
 
 
 class Verdict(enum.IntEnum):
@@ -256,6 +260,8 @@ class Header:
     kind: Kind
     length: int
     checksum: int
+    seed: int
+    """The checksum of the header alone, from which that of the body goes on."""
     cluster: ClusterId
     """"" while the sender does not know it."""
     instance: InstanceId
@@ -267,7 +273,8 @@ def encode(frame: Frame, *, cluster: ClusterId, instance: InstanceId) -> bytes:
     if len(body) > BODY_BYTES_MAX:
         raise FrameError(f"a frame of {len(body)} bytes is over the limit of {BODY_BYTES_MAX}")
     ids = bytes.fromhex(cluster or "00" * 16), bytes.fromhex(instance)
-    return HEADER.pack(_MAGIC, VERSION, frame.KIND, len(body), zlib.crc32(body), *ids) + body
+    checksum = zlib.crc32(body, _seed(HEADER.pack(_MAGIC, VERSION, frame.KIND, len(body), 0, *ids)))
+    return HEADER.pack(_MAGIC, VERSION, frame.KIND, len(body), checksum, *ids) + body
 
 
 def decode_header(data: bytes) -> Header:
@@ -282,14 +289,18 @@ def decode_header(data: bytes) -> Header:
     if kind not in _decoders:
         raise FrameError(f"unknown frame kind {kind}")
     known = ClusterId(cluster.hex()) if any(cluster) else ClusterId("")
-    return Header(Kind(kind), length, checksum, known, InstanceId(instance.hex()))
+    return Header(Kind(kind), length, checksum, _seed(data), known, InstanceId(instance.hex()))
 
 
 def decode_body(header: Header, body: bytes) -> Frame:
     """Read the body that `header` announced. Raises FrameError."""
-    if zlib.crc32(body) != header.checksum:
+    if zlib.crc32(body, header.seed) != header.checksum:
         raise FrameError(f"{header.kind.name} frame fails its checksum")
     try:
         return _decoders[header.kind].decode(body)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise FrameError(f"{header.kind.name} frame does not decode: {error}") from error
+
+
+def _seed(header: bytes) -> int:
+    return zlib.crc32(header[_AFTER_CHECKSUM:], zlib.crc32(header[:_CHECKSUM_AT]))

@@ -44,6 +44,9 @@ class Local(Protocol):
     def addresses(self) -> Mapping[NodeId, str]:
         """Where the members are dialled."""
 
+    def founders(self) -> tuple[NodeId, ...]:
+        """The voters that the cluster began with."""
+
     def bound_instance(self, node: NodeId) -> InstanceId | None:
         """The instance durably bound to a peer's id, if any."""
 

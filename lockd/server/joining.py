@@ -31,6 +31,8 @@ class ClusterFound:
     incarnation: Incarnation
     addresses: Mapping[NodeId, str]
     """Where the members are dialled."""
+    founders: tuple[NodeId, ...]
+    """The voters that it began with."""
 
 
 async def find_cluster(
@@ -75,7 +77,8 @@ async def _ask(introduction: Introduction, at: Address, tls: ssl.SSLContext | No
         if answer.verdict is not frames.Verdict.NOT_NOW:
             raise ConfigError(exclusion(introduction, answer.verdict, f"the node at {at}", reason))
         return reason
-    if not isinstance(answer, frames.Welcome) or not call.header.cluster:
+    if not isinstance(answer, frames.Welcome) or not call.header.cluster or not answer.founders:
         raise frames.FrameError("its answer is not that of a cluster's node")
     addresses = {NodeId(node): address for node, address in answer.addresses}
-    return ClusterFound(call.header.cluster, Incarnation(answer.incarnation), addresses)
+    founders = tuple(map(NodeId, answer.founders))
+    return ClusterFound(call.header.cluster, Incarnation(answer.incarnation), addresses, founders)

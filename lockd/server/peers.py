@@ -357,7 +357,10 @@ class _Incoming(asyncio.Protocol):
 
     def _answer(self) -> frames.Welcome:
         _, incarnation = self._local.identity()
-        return frames.Welcome(self._me.node_id, incarnation, tuple(sorted(self._local.addresses().items())))
+        local = self._local
+        return frames.Welcome(
+            self._me.node_id, incarnation, tuple(sorted(local.addresses().items())), local.founders()
+        )
 
     def _write(self, frame: frames.Frame) -> None:
         if self._transport is not None:

@@ -13,6 +13,7 @@ from lockd.disk.record import (
     Addresses,
     Bindings,
     ClusterLearnt,
+    Founders,
     Identity,
     LogWrite,
     Record,
@@ -73,6 +74,7 @@ records: st.SearchStrategy[Record] = st.one_of(
     known.map(Addresses),
     st.builds(SnapshotMark, numbers.map(LogIndex), numbers.map(Term), st.booleans()),
     clusters.map(lambda drawn: ClusterLearnt(*drawn)),
+    st.lists(nodes, max_size=4).map(lambda drawn: Founders(tuple(drawn))),
     st.builds(Seal, numbers, numbers),
 )
 
@@ -101,11 +103,12 @@ def test_a_write_becomes_records_in_the_order_of_replay() -> None:
         bindings=((NodeId(2), INSTANCE),),
         cluster=(CLUSTER, INCARNATION),
         addresses=((NodeId(2), "node2:7421"),),
+        founders=(NodeId(1), NodeId(2)),
         snapshot=SnapshotMark(LogIndex(0), Term(0), resets=True),
     )
     assert all(getattr(write, field.name) for field in fields(write))
     kinds = [type(record) for record in records_of(write)]
-    assert kinds == [ClusterLearnt, Bindings, Addresses, SnapshotMark, EntryRun, HardState]
+    assert kinds == [ClusterLearnt, Founders, Bindings, Addresses, SnapshotMark, EntryRun, HardState]
 
 
 def test_a_write_of_nothing_and_an_empty_run_have_no_records() -> None:

@@ -198,8 +198,9 @@ class Cluster:
         """Start a node that joins: it has been told which cluster this is, and is no member yet."""
         new, anyone = NodeId(node), self[1].driver
         self.members[new] = Member(self, new, ())
+        told = anyone.identity
         self.members[new].driver.joined(
-            anyone.identity.cluster, anyone.identity.incarnation, anyone.addresses
+            told.cluster, told.incarnation, founders=told.founders, addresses=anyone.addresses
         )
         self.nodes = (*self.nodes, new)
         return self.members[new]

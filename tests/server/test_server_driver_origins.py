@@ -109,7 +109,7 @@ def test_g4_a_wait_that_begins_after_its_connection_has_gone_is_withdrawn_all_th
     cluster.settle()
     assert cluster[1].logged(OriginGone)
     origins = tuple(command.origin for command in held.commands)
-    cluster[2].driver.on_frame(cluster.voters[0], frames.ForwardRefused(origins))
+    cluster[2].driver.on_frame(cluster.nodes[0], frames.ForwardRefused(origins))
     cluster.tick(2)
     assert outcomes[0] == Queued("lock", "holder", 0)
     assert waiters(cluster) == 0

@@ -186,7 +186,7 @@ def test_a_refusal_of_an_earlier_boot_sends_nothing_of_the_next_one_again() -> N
     cluster.hold_back(AppendEntriesReply)
     outcomes = cluster.ask(2, Acquire("lock", 0, 0, ""), session="s")
     cluster.settle()
-    cluster[2].driver.on_frame(cluster.voters[0], frames.ForwardRefused((origin,)))
+    cluster[2].driver.on_frame(cluster.nodes[0], frames.ForwardRefused((origin,)))
     cluster.tick(2)
     cluster.hold_back()
     cluster.tick(2)
@@ -244,7 +244,7 @@ def test_g11_a_peer_cannot_have_a_leaders_decision_logged(operation: Operation) 
     cluster = led_by(1)
     count = len(cluster[1].entries)
     with pytest.raises(frames.FrameError, match="forwarded"):
-        cluster[1].driver.on_frame(cluster.voters[1], forwarded(operation, node=2))
+        cluster[1].driver.on_frame(cluster.nodes[1], forwarded(operation, node=2))
     cluster.settle()
     assert len(cluster[1].entries) == count
 
@@ -252,13 +252,13 @@ def test_g11_a_peer_cannot_have_a_leaders_decision_logged(operation: Operation) 
 def test_g11_a_peer_cannot_speak_for_another_nodes_clients() -> None:
     cluster = led_by(1)
     with pytest.raises(frames.FrameError, match="forwarded"):
-        cluster[1].driver.on_frame(cluster.voters[1], forwarded(Release("lock", 1), node=3))
+        cluster[1].driver.on_frame(cluster.nodes[1], forwarded(Release("lock", 1), node=3))
 
 
 def test_c11_a_handshake_frame_in_the_midst_of_a_connection_is_nonsense() -> None:
     cluster = led_by(1)
     with pytest.raises(frames.FrameError, match="after the handshake"):
-        cluster[1].driver.on_frame(cluster.voters[1], frames.Welcome(2))
+        cluster[1].driver.on_frame(cluster.nodes[1], frames.Welcome(2))
 
 
 def test_c8_a_raft_message_of_another_node_than_its_connection_is_nonsense() -> None:
@@ -268,7 +268,7 @@ def test_c8_a_raft_message_of_another_node_than_its_connection_is_nonsense() -> 
         frame for sender, _, frame in cluster.sent if sender == 1 and isinstance(frame, frames.Raft)
     )
     with pytest.raises(frames.FrameError, match="sent a message of 1"):
-        cluster[2].driver.on_frame(cluster.voters[2], heartbeat)
+        cluster[2].driver.on_frame(cluster.nodes[2], heartbeat)
 
 
 def test_a_stopping_node_tells_everyone_who_waits() -> None:

@@ -138,6 +138,6 @@ def test_c6_a_late_reply_to_an_earlier_boot_answers_nothing_of_the_next_one() ->
     done = cluster.read(2)
     cluster.settle()
     for frame in late:
-        cluster[2].driver.on_frame(cluster.voters[0], frame)
+        cluster[2].driver.on_frame(cluster.nodes[0], frame)
     cluster.settle()
     assert done == []

@@ -222,6 +222,6 @@ def test_t3_a_late_answer_to_an_earlier_boot_renews_nothing_for_the_next_one() -
     answers = cluster.keepalive(2, "another session")
     cluster.settle()
     for frame in late:
-        cluster[2].driver.on_frame(cluster.voters[0], frame)
+        cluster[2].driver.on_frame(cluster.nodes[0], frame)
     cluster.settle()
     assert answers == []

@@ -68,21 +68,16 @@ def test_a_flipped_bit_never_passes_for_a_frame(data: st.DataObject) -> None:
     encoded = bytearray(frames.encode(frame, cluster=CLUSTER, instance=INSTANCE))
     bit = data.draw(st.integers(min_value=0, max_value=len(encoded) * 8 - 1))
     encoded[bit // 8] ^= 1 << bit % 8
-    try:
+    with pytest.raises(frames.FrameError):
         header = frames.decode_header(bytes(encoded[: frames.HEADER.size]))
         if header.length != len(encoded) - frames.HEADER.size:
-            return  # waits for more bytes, or takes too few and then fails the checksum
-        changed = frames.decode_body(header, bytes(encoded[frames.HEADER.size :]))
-    except frames.FrameError:
-        return
-    same_kind = header.kind is frame.KIND
-    assert not same_kind or (header.cluster, header.instance) != (CLUSTER, INSTANCE)
-    assert not same_kind or changed == frame
+            raise frames.FrameError("it waits for more bytes, or takes too few and then fails the checksum")
+        frames.decode_body(header, bytes(encoded[frames.HEADER.size :]))
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_by_an_error_of_ours(garbage: bytes) -> None:
     for kind in frames.Kind:
-        header = frames.Header(kind, len(garbage), 0, CLUSTER, INSTANCE)
+        header = frames.Header(kind, len(garbage), 0, 0, CLUSTER, INSTANCE)
         with pytest.raises(frames.FrameError):
             frames.decode_body(header, garbage + b"\x00")

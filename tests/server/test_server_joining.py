@@ -16,8 +16,10 @@ from tests.server.dialled import answering
 CLUSTER, INCARNATION = ClusterId("c" * 32), Incarnation("0000000a")
 MEMBER = InstanceId("1" * 32)
 ME = Introduction(NodeId(4), InstanceId("4" * 32), 7, (), "0.1.0", "d:7421")
-WELCOME = frames.Welcome(2, INCARNATION, ((2, "b:7421"), (4, "d:7421")))
-FOUND = ClusterFound(CLUSTER, INCARNATION, {NodeId(2): "b:7421", NodeId(4): "d:7421"})
+WELCOME = frames.Welcome(2, INCARNATION, ((2, "b:7421"), (4, "d:7421")), (1, 2, 3))
+FOUND = ClusterFound(
+    CLUSTER, INCARNATION, {NodeId(2): "b:7421", NodeId(4): "d:7421"}, (NodeId(1), NodeId(2), NodeId(3))
+)
 NOT_YET = frames.Refusal("node 4 is not a member of this cluster")
 
 Scenario = Callable[[Address, list[frames.Hello]], Awaitable[None]]

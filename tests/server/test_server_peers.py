@@ -20,7 +20,7 @@ CLUSTER, OTHER_CLUSTER = ClusterId("c" * 32), ClusterId("d" * 32)
 INCARNATION = Incarnation("0000000a")
 HELLO = frames.Hello(PEER, ME, "", 9, (1, 2, 3), "0.1.0")
 FOUNDERS = (1, 2, 3)
-WELCOME = frames.Welcome(ME, INCARNATION, ((1, "host1:7421"), (2, "host2:7421"), (3, "host3:7421")))
+WELCOME = frames.Welcome(ME, INCARNATION, ((1, "host1:7421"), (2, "host2:7421"), (3, "host3:7421")), FOUNDERS)
 UNKNOWN = ClusterId("")
 
 
@@ -59,6 +59,9 @@ class Node:
 
     def is_removed(self, node: NodeId) -> bool:
         return node in self.removed
+
+    def founders(self) -> tuple[NodeId, ...]:
+        return FOUNDERS
 
     def addresses(self) -> Mapping[NodeId, str]:
         return {NodeId(node): f"host{node}:7421" for node in self.members}

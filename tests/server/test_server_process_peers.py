@@ -57,6 +57,9 @@ class Inside:
         del node
         return False
 
+    def founders(self) -> tuple[NodeId, ...]:
+        return ()
+
     def addresses(self) -> Mapping[NodeId, str]:
         return {}
 
