@@ -15,6 +15,7 @@ from tests.linearizability.checker import Operation, Verdict, check
 
 SECONDS_MAX = 60.0
 _JEPSEN = re.compile(r"^INFO\s+jepsen\.util - (\d+)\s+:(invoke|ok|fail|info)\s+:(read|write|cas)\s+(.*)$")
+_CALL_OR_ANSWER = re.compile(r":(invoke|ok|fail|info)\s")
 _KEY_VALUE = re.compile(
     r'^\{:process (\d+), :type :(invoke|ok), :f :(get|put|append), :key "(.*)", :value (nil|".*")\}$'
 )
@@ -39,13 +40,15 @@ def judge(file: Path) -> bool:
 
 
 def jepsen_history(text: str) -> list[Operation[register.Call, register.Answer]]:
-    """Read a log of Jepsen's etcd test. Raises ValueError for a line that is none of its."""
+    """Read a log of Jepsen's etcd test. Raises ValueError for an operation that is none of its."""
     history: list[Operation[register.Call, register.Answer]] = []
     open_calls: dict[str, tuple[register.Call, int]] = {}
     for number, line in enumerate(text.splitlines()):
         found = _JEPSEN.match(line)
         if found is None:
-            raise ValueError(f"line {number + 1} is not of a Jepsen log: {line!r}")
+            if _CALL_OR_ANSWER.search(line):
+                raise ValueError(f"line {number + 1} is of no operation that is known: {line!r}")
+            continue  # Jepsen logs other things, too.
         process, kind, function, value = found.groups()
         if kind == "invoke":
             open_calls[process] = (_register_call(function, value), number)
