@@ -6,9 +6,9 @@
         cluster.recover()
 
 `cluster` has the nodes: processes behind doors, with clocks and disks that may be their own. `network` is
-what lies between their doors: any direction between any two can be held, lost or delayed. `faults` has what can
-be done, by name. `clients` lock and write everything down in a `history`, which `checks` holds against P1, P2
-and linearizability (tests.linearizability). `run` puts it together under a seed:
+what lies between their doors: any direction between any two can be held, lost or delayed. `faults` has
+what can be done, by name. `clients` lock and write everything down in a `history`, which `checks` holds
+against P1, P2 and linearizability (tests.linearizability). `run` puts it together under a seed:
 
     python -m tests.nemesis --seconds 600 --seed 7
 

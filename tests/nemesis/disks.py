@@ -57,8 +57,11 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def small_disk(path: Path, *, size_bytes: int) -> Iterator[SmallDisk]:
-    """A disk of that size at `path`, which is made. Raises OSError where that is not allowed."""
+def small_disk(path: Path, *, size_bytes: int, room_bytes: int | None = None) -> Iterator[SmallDisk]:
+    """A disk of that size at `path`, which is made; all but `room_bytes` of it is taken already.
+
+    Raises OSError where that is not allowed.
+    """
     path.mkdir(parents=True, exist_ok=True)
     rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     unshare = shutil.which("unshare")
@@ -78,7 +81,10 @@ def small_disk(path: Path, *, size_bytes: int) -> Iterator[SmallDisk]:
         try:
             if keeper.stdout.readline() != "mounted\n":
                 raise OSError(f"no tmpfs of our own: {keeper.stderr.read().strip()}")
-            yield SmallDisk(path.resolve(), keeper)
+            disk = SmallDisk(path.resolve(), keeper)
+            if room_bytes is not None:
+                disk.fill(leave_bytes=room_bytes)
+            yield disk
         finally:
             keeper.stdin.close()
             keeper.wait()

@@ -3,6 +3,8 @@
 `python -m tests.nemesis` runs the seeded schedule for as long as you like; tests/nemesis has the faults.
 """
 
+import itertools
+import json
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +14,10 @@ import hiredis
 import pytest
 
 import lockd
-from tests.nemesis import clocks
+from tests.nemesis import clocks, disks
 from tests.nemesis.checks import check
 from tests.nemesis.clients import running_lockers
-from tests.nemesis.cluster import NemesisCluster, nemesis_cluster
+from tests.nemesis.cluster import NemesisCluster, NemesisNode, nemesis_cluster
 from tests.nemesis.faults import FAULTS
 from tests.nemesis.history import History
 from tests.nemesis.network import ANYONE, NODES, Disturbance, Effect, only
@@ -33,7 +35,7 @@ MONTHS_S = 200 * 24 * 3600
 
 @pytest.mark.parametrize("seed", [1])
 def test_p1_p2_p3_histories_under_a_schedule_of_faults(tmp_path: Path, seed: int) -> None:
-    report = run(tmp_path, seed=seed, seconds=13)
+    report = run(tmp_path, seed=seed, seconds=11)
     print(report)
     assert len(report.faults) >= 8
     assert report.leader_changes >= 2
@@ -155,6 +157,108 @@ def test_t1_clocks_that_jump_by_months_neither_end_leases_nor_freeze_them(tmp_pa
                 pass  # nobody renewed it: it ends by the state's clock, which goes on
             assert client.inspect("kept").holders[0].token == lease.token, "T1, T2"
         assert lease.release()
+
+
+# A full disk.
+
+
+needs_small_disk = pytest.mark.skipif(
+    bool(disks.why_not()), reason=f"NOT TRIED, a full disk: {disks.why_not()}"
+)
+DISK_BYTES = 24 * 1024 * 1024
+ROOM_BYTES = 6 * 1024 * 1024
+"""For one segment of 4 MiB, not for two."""
+HASTY = ("--election-timeout-ms=300",)
+"""A call that can't be settled is answered after ten of these."""
+META = json.dumps("x" * 4_000)
+FULL = "the disk is full: this node takes no writes until there is room"
+
+
+def write_until_full(node: NemesisNode) -> dict[str, int]:
+    """Take locks with much metadata, for good, until the node says that its disk is full.
+
+    Returns what was acknowledged: lock to token.
+    """
+    acknowledged: dict[str, int] = {}
+    for batch in itertools.count():
+        names = [f"grant:{batch}:{number}" for number in range(50)]
+        replies = node.ask_all(
+            [("LOCK.ACQUIRE", name, "TTL", 600_000, "META", META) for name in names], timeout=60
+        )
+        for name, reply in zip(names, replies, strict=True):
+            if not isinstance(reply, hiredis.ReplyError):
+                acknowledged[name] = reply["token"]
+        if FULL in node.log_text():
+            return acknowledged
+        assert batch < 200, "the disk never was full"
+    raise AssertionError("not reached")
+
+
+def lost(node: NemesisNode, acknowledged: dict[str, int]) -> list[str]:
+    """Which of these the node does not have as they were told."""
+    missing: list[str] = []
+    names = list(acknowledged)
+    for start in range(0, len(names), 50):
+        batch = names[start : start + 50]
+        replies = node.ask_all([("LOCK.INSPECT", name) for name in batch])
+        for name, reply in zip(batch, replies, strict=True):
+            if [holder["token"] for holder in reply["holders"]] != [acknowledged[name]]:
+                missing.append(name)
+    return missing
+
+
+@needs_small_disk
+def test_d4_a_node_with_a_full_disk_says_so_loses_nothing_and_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    with (
+        disks.small_disk(tmp_path / "disk", size_bytes=DISK_BYTES, room_bytes=ROOM_BYTES) as disk,
+        nemesis_cluster(tmp_path, size=1, disks={1: disk}, flags=HASTY) as cluster,
+    ):
+        (node,) = cluster
+        acknowledged = write_until_full(node)
+        assert acknowledged
+        assert node.is_running
+        refused = node.ask("LOCK.ACQUIRE", "more", "TTL", 600_000)
+        assert isinstance(refused, hiredis.ReplyError), f"D4: acknowledged on a full disk: {refused}"
+        assert "disk of this node is full" in str(refused)
+        disk.make_room()
+        eventually(
+            lambda: not isinstance(node.ask("LOCK.ACQUIRE", "more", "TTL", 600_000), hiredis.ReplyError),
+            "it goes on",
+        )
+        node.kill()
+        node.start().await_ready()
+        assert lost(node, acknowledged) == [], "D4, P3: lost what was acknowledged"
+
+
+@needs_small_disk
+def test_d4_a_leader_with_a_full_disk_makes_way_and_catches_up_when_there_is_room(tmp_path: Path) -> None:
+    with (
+        disks.small_disk(tmp_path / "disk", size_bytes=DISK_BYTES, room_bytes=ROOM_BYTES) as disk,
+        nemesis_cluster(tmp_path, disks={1: disk}, flags=HASTY) as cluster,
+        lockd.Client(cluster.endpoints, ttl=20) as client,
+    ):
+        lease = client.acquire("kept", wait=10)
+        full = cluster.nodes[1]
+        eventually(lambda: lead(cluster, full), "node 1 leads")
+        acknowledged = write_until_full(full)
+        cluster.leader_among(2, 3)
+        with client.lock("progress", wait=20):
+            assert full.is_running
+        disk.make_room()
+        cluster.await_caught_up()
+        assert lost(full, acknowledged) == [], "D4, P3: lost what was acknowledged"
+        lease.check(need=10.0)
+        assert lease.release()
+
+
+def lead(cluster: NemesisCluster, node: NemesisNode) -> bool:
+    """Have the node lead. Returns whether it does."""
+    leader = cluster.leader()
+    if leader is not node:
+        leader.ask("CLUSTER.TRANSFER", node.node_id)
+    return cluster.leader() is node
 
 
 # The network itself.
