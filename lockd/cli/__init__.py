@@ -42,6 +42,7 @@ _COMMANDS = {
     "ls": _Command("lockd.cli.locks", "ls", "List the locks that are held or waited for."),
     "status": _Command("lockd.cli.status", "status", "Show the cluster and its nodes."),
     "members": _Command("lockd.cli.members", "members", "List, add, promote and remove the cluster's nodes."),
+    "snapshot": _Command("lockd.cli.snapshot", "snapshot", "Save, restore and look at the cluster's state."),
     "hash-password": _Command("lockd.cli.passwords", "hash_password", "Hash a password for --auth-file."),
 }
 

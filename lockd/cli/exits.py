@@ -75,6 +75,10 @@ class NotChangedError(click.ClickException):
     """The cluster has refused a change of itself: its state is in the way, not how it was asked."""
 
 
+class DamagedFileError(click.ClickException):
+    """A file that was to be read is damaged: used whole or not at all."""
+
+
 class NotExecutedError(click.ClickException):
     """The command of `lockd run` can't be executed."""
 
@@ -89,7 +93,7 @@ def status_of(error: Exception, *, command: str) -> ExitStatus:
     """The exit status that `error` ends `lockd <command>` with."""
     if isinstance(error, NotExecutedError):
         return error.status
-    if isinstance(error, NotChangedError):
+    if isinstance(error, NotChangedError | DamagedFileError):
         return ExitStatus.NOT_OBTAINED
     for kind, status in _STATUSES:
         if isinstance(error, kind):

@@ -43,7 +43,8 @@ class Connection(asyncio.Protocol):
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._answer_timeout = answer_timeout
         self._on_push = on_push
-        self._reader = hiredis.Reader(encoding="utf-8", notEnoughData=_NOTHING)
+        # All that nodes say is UTF-8, but for the bytes of a backup: those can be had back.
+        self._reader = hiredis.Reader(encoding="utf-8", errors="surrogateescape", notEnoughData=_NOTHING)
         self._bytes_unread = 0
         self._transport: asyncio.Transport | None = None
         self._output: list[bytes] = []

@@ -275,6 +275,31 @@ def transfer_leadership(node: int = 0) -> Query[int]:
     return Query(("CLUSTER.TRANSFER", *((node,) if node else ())), reading(int))
 
 
+class BackupReply(msgspec.Struct, frozen=True):
+    """A copy of the state that can be read in parts over the connection that it was made on."""
+
+    id: str
+    index: int
+    term: int
+    bytes: int
+
+
+def make_backup() -> Query[BackupReply]:
+    return Query(("CLUSTER.SNAPSHOT",), reading(BackupReply), changes=False)
+
+
+def read_backup(backup: str, offset: int, count: int) -> Query[bytes]:
+    """Up to `count` bytes of the copy."""
+    return Query(("CLUSTER.SNAPSHOT", backup, offset, count), _as_bytes, changes=False)
+
+
+def _as_bytes(reply: Any) -> bytes:
+    """A bulk string that is no text, as the connection decodes it."""
+    if not isinstance(reply, str):
+        raise OutcomeUnknown("the node's answer can't be read: it is no bulk string")
+    return reply.encode("utf-8", "surrogateescape")
+
+
 def command(*words: Word) -> Query[Any]:
     """Any command by its words; the reply as it is. It must be safe to ask again, and not block."""
     return Query(words, _as_is)
