@@ -90,6 +90,8 @@ class AdminServer:
         status = self._node.driver.status()
         if self._node.is_stopping:
             reason = "this node is stopping"
+        elif self._node.driver.disk_is_full:
+            reason = "the disk is full"
         elif status.leader == NO_NODE:
             reason = "no leader is known"
         elif status.last_applied < status.commit_index:

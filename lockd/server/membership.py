@@ -40,6 +40,7 @@ class _Question:
     wish: Wish
     done: Callable[[Outcome], None]
     asked: Term = _NOT_ASKED
+    """The term whose leader was asked. It is not asked of another: that may do it a second time."""
 
 
 @dataclass(slots=True)
@@ -108,8 +109,10 @@ class Membership:
             if now_ms >= question.deadline_ms:
                 code = "UNAVAILABLE" if question.asked == _NOT_ASKED else "UNKNOWN"
                 self.on_reply(number, Refused(code, "no leader answered in time"))
-            elif question.asked != self._raft.term:
+            elif question.asked == _NOT_ASKED:
                 self._route(number, question)
+            elif question.asked != self._raft.term:
+                self._leader_has_changed(number, question.wish)
         if leadership is not None:
             self._promote_who_caught_up()
         self._settle_handover(now_ms)
@@ -122,6 +125,18 @@ class Membership:
             request = frames.OperatorRequest(number, question.user, question.wish)
             if self._send(self._raft.leader_id, request):
                 question.asked = self._raft.term
+
+    def _leader_has_changed(self, number: int, wish: Wish) -> None:
+        """That is what a transfer was to bring about. What became of a change, the members tell."""
+        leader = self._raft.leader_id
+        if isinstance(wish, frames.ChangeMembers):
+            refusal = Refused(
+                "UNKNOWN", "the leader changed meanwhile: look at the members before asking again"
+            )
+            self.on_reply(number, refusal)
+        elif leader != NO_NODE:
+            as_wished = wish.target in {NO_NODE, leader}
+            self.on_reply(number, Changed(1) if as_wished else Refused("UNKNOWN", f"node {leader} leads now"))
 
     # What the leader does.
 

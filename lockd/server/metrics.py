@@ -26,7 +26,8 @@ class NodeMetrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        status = self._driver.status()
+        driver = self._driver
+        raft, status = driver.raft, driver.status()
         gauges: tuple[tuple[str, str, int], ...] = (
             ("lockd_raft_term", "Raft's current term.", status.term),
             ("lockd_raft_is_leader", "1 on the leader.", int(status.role == "leader")),
@@ -34,21 +35,44 @@ class NodeMetrics(Collector):
             ("lockd_raft_commit_index", "Highest log index known to be committed.", status.commit_index),
             ("lockd_raft_last_applied", "Highest log index applied to the state.", status.last_applied),
             ("lockd_raft_log_last_index", "Highest index in this node's log.", status.log_last),
+            ("lockd_raft_log_first_index", "Lowest index that this node keeps in memory.", raft.log.base + 1),
+            (
+                "lockd_snapshot_index",
+                "The entry up to which this node's newest snapshot stands, 0 without one.",
+                raft.snapshot.index if raft.snapshot else 0,
+            ),
+            ("lockd_members", "Nodes of the cluster, learners included.", len(status.members)),
+            (
+                "lockd_disk_full",
+                "1 while this node's disk has no room (SAFETY D4).",
+                int(driver.disk_is_full),
+            ),
             ("lockd_sessions", "Sessions that are open.", status.sessions),
             ("lockd_locks", "Locks that are held or waited for.", status.locks),
             ("lockd_revision", "The counter of lock events.", status.revision),
             (
                 "lockd_calls_open",
                 "Commands of this node's clients without an outcome.",
-                self._driver.open_calls,
+                driver.open_calls,
             ),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=value)
         counters: tuple[tuple[str, str, int], ...] = (
-            ("lockd_raft_leader_changes", "Leaders that this node has seen.", self._driver.leader_changes),
-            ("lockd_grants", "Grants that this node has applied since its start.", self._driver.grants),
-            ("lockd_disk_writes", "Writes handed to this node's log.", self._driver.disk_writes),
+            ("lockd_raft_leader_changes", "Leaders that this node has seen.", driver.leader_changes),
+            ("lockd_grants", "Grants that this node has applied since its start.", driver.grants),
+            ("lockd_disk_writes", "Writes handed to this node's log.", driver.disk_writes),
+            (
+                "lockd_snapshots_taken",
+                "Snapshots that this node has taken of its state.",
+                driver.checkpoints.taken,
+            ),
+            ("lockd_snapshots_sent", "Snapshots that have arrived at a follower.", driver.sending.sent),
+            (
+                "lockd_snapshots_received",
+                "Snapshots that this node was caught up by.",
+                driver.receiving.received,
+            ),
         )
         for name, text, value in counters:
             yield CounterMetricFamily(name, text, value=value)
