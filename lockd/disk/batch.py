@@ -166,11 +166,14 @@ def _end_without_header(segment: bytes, place: Place) -> End:
     at = first_nonzero_sector(segment, start)
     if at is None:
         return End(torn=False)
-    # A first sector cut within itself has no mark; every later one must be of this same batch.
+    # Every sector that was written whole must be of this same batch; one that was not, of a write that
+    # was cut within it, has no mark, and is the first or has nothing after it.
     for ordinal, other in enumerate(range(start, len(segment), SECTOR_BYTES)):
         footer = segment[other + _PAYLOAD_BYTES : other + SECTOR_BYTES]
-        own = footer in (place.footer(ordinal, _MARK_INNER), place.footer(ordinal, _MARK_LAST))
-        if ordinal > 0 and not own and not _is_zero_sector(segment, other):
+        if footer in (place.footer(ordinal, _MARK_INNER), place.footer(ordinal, _MARK_LAST)):
+            continue
+        is_end = ordinal == 0 or first_nonzero_sector(segment, other + SECTOR_BYTES) is None
+        if not _is_zero_sector(segment, other) and (footer[-1] != 0 or not is_end):
             raise DamageError(start, f"no batch starts here, and offset {other} has data of another one")
     return End(torn=True)
 

@@ -257,11 +257,11 @@ def _create_segment(files: Files, number: int, segment_bytes: int, first_batch: 
     try:
         with room_needed():
             _write_unfinished(files, name + _UNFINISHED_SUFFIX, segment_bytes, first_batch)
+            files.rename(name + _UNFINISHED_SUFFIX, name)
     except DiskFullError:
         with suppress(OSError):
             files.remove(name + _UNFINISHED_SUFFIX)
         raise
-    files.rename(name + _UNFINISHED_SUFFIX, name)
     files.sync_directory()
     return segment_bytes
 
@@ -285,7 +285,8 @@ def _settle(files: Files, image: LogImage) -> None:
     for spot, content in ((last, batch), (image.tail, zeros)):
         file = files.open(segment_name(spot.segment))
         try:
-            file.write_at(spot.offset, content)
+            with room_needed():
+                file.write_at(spot.offset, content)
             file.sync()
         finally:
             file.close()

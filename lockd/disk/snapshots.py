@@ -148,7 +148,8 @@ class PartialSnapshot:
     def __init__(self, files: Files, name: str) -> None:
         self._files = files
         self._name = name
-        self._file = files.create(name)
+        with room_needed():
+            self._file = files.create(name)
         self.received_bytes = 0
         """What this process has appended."""
 
@@ -161,8 +162,8 @@ class PartialSnapshot:
     def finish(self) -> StoredSnapshot:
         """Sync the file, read all of it back, and give it its name, durably.
 
-        Raises CorruptData, having discarded it, when it is not a whole snapshot; OSError when it
-        could not be made durable (SAFETY D1).
+        Raises CorruptData, having discarded it, when it is not a whole snapshot; DiskFullError;
+        another OSError when it could not be made durable, which ends the node (SAFETY D1).
         """
         with room_needed():
             self._file.sync()
@@ -175,7 +176,8 @@ class PartialSnapshot:
                 raise _refusal(self._files.path(self._name), error, _THROWN_AWAY) from error
             raise
         meta = stored.header.meta
-        self._files.rename(self._name, snapshot_name(meta.index, meta.term))
+        with room_needed():
+            self._files.rename(self._name, snapshot_name(meta.index, meta.term))
         self._files.sync_directory()
         self._file.close()
         return stored
@@ -209,7 +211,10 @@ class SnapshotStore:
         self._files = files
 
     def begin(self, label: str) -> PartialSnapshot:
-        """One unfinished file per label, such as "taken" and "received"; replaces the one that was there."""
+        """One unfinished file per label, such as "taken" and "received"; replaces the one that was there.
+
+        Raises DiskFullError, or another OSError.
+        """
         return PartialSnapshot(self._files, f"{_PREFIX}{label}{_UNFINISHED_SUFFIX}")
 
     def open(self, index: LogIndex, term: Term) -> SnapshotReader:

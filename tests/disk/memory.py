@@ -10,11 +10,12 @@ what Linux does: the process goes on seeing the bytes, and no later sync writes 
 
 import enum
 import errno
+import os
 import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from lockd.disk.batch import SECTOR_BYTES
 from lockd.disk.record import LogWrite
@@ -40,6 +41,25 @@ class Tear(enum.Enum):
     SOME_SECTORS = enum.auto()
 
 
+class Operation(enum.Enum):
+    """What a process asks of the disk; each is one step."""
+
+    CREATE = enum.auto()
+    WRITE = enum.auto()
+    SYNC = enum.auto()
+    RENAME = enum.auto()
+    REMOVE = enum.auto()
+    SYNC_DIRECTORY = enum.auto()
+
+
+class Fault(NamedTuple):
+    """From step `at` on, every operation of those kinds fails; a write when half of it is done."""
+
+    at: int
+    kinds: frozenset[Operation]
+    error: int
+
+
 class MemoryFile:
     """An open file of `MemoryFiles`."""
 
@@ -52,9 +72,13 @@ class MemoryFile:
     def write_at(self, offset: int, content: bytes) -> None:
         if self._disk.is_full and offset + len(content) > len(self.seen):
             raise OSError(errno.ENOSPC, "No space left on device")
-        put(self.seen, offset, content)
-        self.pending.append((offset, bytes(content)))
-        self._disk.step()
+        fault = self._disk.due(Operation.WRITE)
+        written = bytes(content[: len(content) // 2] if fault else content)
+        put(self.seen, offset, written)
+        self.pending.append((offset, written))
+        if fault:
+            raise fault
+        self._disk.step(Operation.WRITE)
 
     def read_at(self, offset: int, count: int) -> bytes:
         return bytes(self.seen[offset : offset + count])
@@ -63,10 +87,13 @@ class MemoryFile:
         return len(self.seen)
 
     def sync(self) -> None:
-        self._disk.step()
+        fault = self._disk.due(Operation.SYNC)
+        self._disk.step(Operation.SYNC)
         pending, self.pending = self.pending, []
         if self._disk.syncs_fail:
             raise OSError(errno.EIO, "Input/output error")
+        if fault:
+            raise fault
         for offset, content in pending:
             put(self.durable, offset, content)
 
@@ -81,14 +108,16 @@ class MemoryFile:
 
 
 class MemoryFiles:
-    """A directory of files in memory; `steps` counts writes, syncs and changes of names.
+    """A directory of files in memory; `history` has the steps that were taken.
 
     Set `power_lasts` to a number of further steps, and the one after them raises PowerLossError,
-    half done. Then `lose_power` makes the disk what it is when the power is back.
+    half done. Then `lose_power` makes the disk what it is when the power is back. Set `fault`, and
+    operations fail, until it is None again.
     """
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.history: list[Operation] = []
+        self.fault: Fault | None = None
         self.power_lasts: int | None = None
         self.syncs_fail = False
         self.is_full = False
@@ -105,9 +134,12 @@ class MemoryFiles:
     def create(self, name: str) -> MemoryFile:
         if self.is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        file = MemoryFile(self)
-        self._change(lambda names: names.update({name: file}))
+        file = self.new_file()
+        self._change(Operation.CREATE, lambda names: names.update({name: file}))
         return file
+
+    def new_file(self) -> MemoryFile:
+        return MemoryFile(self)
 
     def open(self, name: str) -> MemoryFile:
         return self._file(name)
@@ -122,7 +154,7 @@ class MemoryFiles:
             names.pop(name, None)
             names[new_name] = file
 
-        self._change(apply)
+        self._change(Operation.RENAME, apply)
 
     def remove(self, name: str) -> None:
         self._file(name)
@@ -130,18 +162,32 @@ class MemoryFiles:
         def apply(names: dict[str, MemoryFile]) -> None:
             names.pop(name, None)
 
-        self._change(apply)
+        self._change(Operation.REMOVE, apply)
 
     def sync_directory(self) -> None:
-        self.step()
+        fault = self.due(Operation.SYNC_DIRECTORY)
+        self.step(Operation.SYNC_DIRECTORY)
+        if fault:
+            raise fault
         self._pending.clear()
         self._durable = dict(self._seen)
 
     def close(self) -> None:
         pass
 
-    def step(self) -> None:
-        self.steps += 1
+    @property
+    def steps(self) -> int:
+        return len(self.history)
+
+    def due(self, operation: Operation) -> OSError | None:
+        """The error that this operation is to fail with, if any."""
+        fault = self.fault
+        if fault is None or operation not in fault.kinds or len(self.history) < fault.at:
+            return None
+        return OSError(fault.error, os.strerror(fault.error))
+
+    def step(self, operation: Operation) -> None:
+        self.history.append(operation)
         if self.power_lasts is not None:
             self.power_lasts -= 1
             if self.power_lasts < 0:
@@ -163,10 +209,13 @@ class MemoryFiles:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
         return self._seen[name]
 
-    def _change(self, change: Callable[[dict[str, MemoryFile]], None]) -> None:
+    def _change(self, operation: Operation, change: Callable[[dict[str, MemoryFile]], None]) -> None:
+        fault = self.due(operation)
+        if fault:
+            raise fault
         change(self._seen)
         self._pending.append(change)
-        self.step()
+        self.step(operation)
 
 
 class Inline(Executor):

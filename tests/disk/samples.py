@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lockd.disk.files import Files
 from lockd.disk.record import Identity, LogWrite, SnapshotMark
@@ -42,16 +42,23 @@ class Model:
         default_factory=lambda: Identity(NODE, INSTANCE, ClusterId(""), Incarnation(""))
     )
     hard_state: HardState = field(default_factory=lambda: HardState(Term(0), NO_NODE, LogIndex(0)))
-    entries: list[tuple[Term, EntryKind, bytes]] = field(default_factory=list)
+    entries: list[tuple[Term, EntryKind, bytes] | None] = field(default_factory=list)
+    """None: not in the log any more, or never."""
+    snapshot: SnapshotMark | None = None
     bindings: dict[NodeId, InstanceId] = field(default_factory=dict)
     addresses: dict[NodeId, str] = field(default_factory=dict)
 
     def apply(self, writes: Iterable[LogWrite]) -> "Model":
         """The model after these writes as well; this one stays as it is."""
-        after = Model(
-            self.identity, self.hard_state, list(self.entries), dict(self.bindings), dict(self.addresses)
+        after = replace(
+            self, entries=list(self.entries), bindings=dict(self.bindings), addresses=dict(self.addresses)
         )
         for write in writes:
+            if write.snapshot:
+                after.snapshot = replace(write.snapshot, resets=False)
+                if write.snapshot.resets:
+                    base = (write.snapshot.term, EntryKind.NOOP, b"in the snapshot")
+                    after.entries = [None] * (write.snapshot.index - 1) + [base]
             if write.append:
                 added = zip(write.append.terms, write.append.kinds, write.append.payloads, strict=True)
                 after.entries[write.append.first - 1 :] = list(added)
@@ -67,10 +74,25 @@ class Model:
         return (
             self.identity == recovered.identity
             and self.hard_state == recovered.hard_state
-            and self.entries == list(zip(entries.terms, entries.kinds, entries.payloads, strict=True))
-            and entries.first == 1
+            and self.entries[entries.first - 1 :]
+            == list(zip(entries.terms, entries.kinds, entries.payloads, strict=True))
+            and self._matches_base(recovered, LogIndex(entries.first - 1))
             and self.bindings == recovered.bindings
             and self.addresses == recovered.addresses
+        )
+
+    def _matches_base(self, recovered: Recovered, base: LogIndex) -> bool:
+        if self.snapshot is None or recovered.snapshot is None:
+            nothing = (self.snapshot, recovered.snapshot) == (None, None)
+            return nothing and (base, recovered.base_term) == (0, 0)
+        meta = recovered.snapshot.header.meta
+        before = self.entries[base - 1] if base else (Term(0),)
+        return (
+            (meta.index, meta.term) == (self.snapshot.index, self.snapshot.term)
+            and recovered.state == state_at(meta.index)
+            and base <= meta.index
+            and before is not None
+            and recovered.base_term == before[0]
         )
 
 
@@ -80,7 +102,8 @@ def draw_writes(rng: random.Random, model: Model, ticket: int, count: int) -> li
     for number in range(ticket, ticket + count):
         last = len(model.entries)
         term = model.hard_state.term + rng.randrange(2)
-        first = last + 1 if rng.random() < 0.8 else rng.randint(1, last + 1)
+        covered = model.snapshot.index if model.snapshot else 0
+        first = last + 1 if rng.random() < 0.8 else rng.randint(covered + 1, last + 1)
         payloads = [bytes(rng.randrange(900)) if rng.random() < 0.5 else rng.randbytes(rng.randrange(300))]
         hard = hard_state(term, rng.randrange(4), rng.randrange(last + 1))
         appended = run(first, *payloads * rng.randrange(3), term=max(term, 1))
@@ -102,6 +125,11 @@ def header(index: int, term: int = 1, *, cluster: ClusterId = CLUSTER) -> Snapsh
     meta = SnapshotMeta(LogIndex(index), Term(term), Configuration((NODE, NodeId(2)), learners=(NodeId(5),)))
     addresses = ((NODE, "one.example:7421"), (NodeId(2), "two.example:7421"))
     return SnapshotHeader(meta, cluster, INCARNATION, addresses, 1_800_000_000)
+
+
+def state_at(index: int) -> bytes:
+    """The body of the snapshots that a Model expects."""
+    return b"state at %d" % index
 
 
 def store(snapshots: SnapshotStore, of: SnapshotHeader, *body: bytes, label: str = "taken") -> StoredSnapshot:

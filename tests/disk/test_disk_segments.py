@@ -13,7 +13,19 @@ from lockd.disk.segments import SegmentLog, open_log
 from lockd.errors import CorruptData
 from lockd.ids import InstanceId, NodeId
 from tests.disk.memory import Inline, MemoryFiles, PowerLossError, SimulatedLog
-from tests.disk.samples import NODE, Model, draw_instance, draw_writes, hard_state, run, segments_of
+from tests.disk.samples import (
+    NODE,
+    Model,
+    draw_instance,
+    draw_writes,
+    hard_state,
+    header,
+    mark,
+    run,
+    segments_of,
+    state_at,
+    store,
+)
 
 
 def open_small(
@@ -227,7 +239,8 @@ def test_simulated_log_keeps_what_it_synced_over_many_crashes() -> None:
     log, model = SimulatedLog(NODE, draw_instance, segment_bytes=4096), Model()
     for life in range(150):
         for _ in range(rng.randrange(4)):
-            writes = draw_writes(rng, model, 1, 2)
+            writes = draw_snapshot(rng, log, model)
+            writes += draw_writes(rng, model.apply(writes), 1, 2)
             for write in writes:
                 log.submit(write)
             log.sync()
@@ -239,6 +252,21 @@ def test_simulated_log_keeps_what_it_synced_over_many_crashes() -> None:
         assert model.matches(recovered) or model.apply(waiting).matches(recovered), life
         model = model if model.matches(recovered) else model.apply(waiting)
     assert log.sync() is None
+    assert model.snapshot is not None
+    assert model.snapshot.index > 50
+
+
+def draw_snapshot(rng: random.Random, log: SimulatedLog, model: Model) -> list[LogWrite]:
+    """Now and then one is taken, or received from a leader that is ahead; entries follow it."""
+    covered, last = model.snapshot.index if model.snapshot else 0, len(model.entries)
+    resets = rng.random() < 0.2
+    if rng.random() < 0.6 or (covered == last and not resets):
+        return []
+    index = last + 1 if resets else rng.randint(covered + 1, last)
+    entry = None if resets else model.entries[index - 1]
+    term = entry[0] if entry else max(model.hard_state.term, 1)
+    store(log.snapshots, header(index, term), state_at(index))
+    return [LogWrite(1, snapshot=mark(index, term, resets=resets))]
 
 
 def test_d3_a_damaged_log_does_not_open_and_is_left_as_it_is() -> None:

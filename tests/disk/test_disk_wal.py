@@ -11,13 +11,28 @@ from queue import SimpleQueue
 
 import pytest
 
+import lockd.disk.wal
 from lockd.disk.errors import DataDirError, LogClosedError
-from lockd.disk.record import LogWrite
-from lockd.disk.wal import GROUP_BYTES_MAX, Wal, open_data_dir, open_wal
+from lockd.disk.record import Identity, LogWrite
+from lockd.disk.recovery import segment_name
+from lockd.disk.snapshots import encode_snapshot, snapshot_name
+from lockd.disk.wal import GROUP_BYTES_MAX, Wal, create_from_snapshot, open_data_dir, open_wal
 from lockd.errors import CorruptData
-from lockd.ids import NodeId
-from tests.disk.memory import MemoryFile, MemoryFiles
-from tests.disk.samples import NODE, Model, draw_instance, draw_writes, hard_state, run
+from lockd.ids import LogIndex, NodeId, Term
+from tests.disk.memory import Fault, MemoryFile, MemoryFiles, Operation
+from tests.disk.samples import (
+    CLUSTER,
+    INCARNATION,
+    NODE,
+    Model,
+    draw_instance,
+    draw_writes,
+    hard_state,
+    header,
+    mark,
+    run,
+    store,
+)
 
 WAIT_S = 30.0
 
@@ -45,10 +60,8 @@ class GatedDisk(MemoryFiles):
         self.gate = threading.Semaphore(0)
         self.syncs = 0
 
-    def create(self, name: str) -> MemoryFile:
-        file = GatedFile(self)
-        self._change(lambda names: names.update({name: file}))
-        return file
+    def new_file(self) -> MemoryFile:
+        return GatedFile(self)
 
 
 class Owner:
@@ -149,6 +162,100 @@ def test_d1_a_real_fdatasync_that_fails_is_a_failure(tmp_path: Path, monkeypatch
     assert isinstance(owner.next(), OSError)
     wal.close()
     assert owner.told.empty()
+
+
+def test_d4_a_full_disk_keeps_what_was_submitted_and_goes_on_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lockd.disk.wal, "FULL_RETRY_S", 0.001)
+    disk, owner = MemoryFiles(), Owner()
+    _, wal = open_wal(disk, node_id=NODE, draw_instance=draw_instance, segment_bytes=8192)
+    wal._ahead.submit(int).result(timeout=WAIT_S)
+    owner.start(wal)
+    disk.fault = Fault(0, frozenset({Operation.CREATE, Operation.WRITE}), errno.ENOSPC)
+    wal.submit(entry(1))
+    assert owner.full.get(timeout=WAIT_S) is True
+    for ticket in range(2, 30):
+        wal.submit(entry(ticket, bytes(900)))
+    assert owner.told.empty()
+    disk.fault = None
+    assert owner.full.get(timeout=WAIT_S) is False
+    while owner.next() != 29:
+        pass
+    wal.close()
+    assert owner.full.empty()
+    recovered, wal = open_wal(disk, node_id=NODE, draw_instance=draw_instance)
+    assert recovered.entries.last == 29
+    wal.close()
+
+
+def test_d4_closing_a_log_on_a_full_disk_acknowledges_nothing() -> None:
+    disk, owner = MemoryFiles(), Owner()
+    _, wal = open_wal(disk, node_id=NODE, draw_instance=draw_instance, segment_bytes=8192)
+    wal._ahead.submit(int).result(timeout=WAIT_S)
+    disk.fault = Fault(0, frozenset({Operation.WRITE}), errno.EDQUOT)
+    owner.start(wal)
+    wal.submit(entry(1))
+    assert owner.full.get(timeout=WAIT_S) is True
+    wal.close()
+    assert owner.told.empty()
+    disk.fault = None
+    recovered, wal = open_wal(disk, node_id=NODE, draw_instance=draw_instance)
+    assert len(recovered.entries) == 0
+    wal.close()
+
+
+def test_d4_a_node_starts_on_a_full_disk_and_writes_while_its_segment_has_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lockd.disk.wal, "FULL_RETRY_S", 0.001)
+    disk, owner = MemoryFiles(), Owner()
+    open_wal(disk, node_id=NODE, draw_instance=draw_instance, segment_bytes=8192)[1].close()
+    disk.remove(segment_name(2))
+    disk.is_full = True
+    _, wal = open_wal(disk, node_id=NODE, draw_instance=draw_instance, segment_bytes=8192)
+    owner.start(wal)
+    for ticket in range(1, 9):
+        wal.submit(entry(ticket))
+        assert owner.next() == ticket
+    wal.submit(entry(9, bytes(8192)))
+    assert owner.full.get(timeout=WAIT_S) is True
+    disk.is_full = False
+    assert owner.next() == 9
+    wal.close()
+
+
+def test_d1_no_room_at_a_sync_is_a_failure_of_the_sync() -> None:
+    """What was under way is in doubt, whatever the number of the error."""
+    disk, wal, owner = gated()
+    disk.fault = Fault(0, frozenset({Operation.SYNC}), errno.ENOSPC)
+    disk.gated = False
+    wal.submit(entry(1))
+    assert isinstance(owner.next(), OSError)
+    with pytest.raises(LogClosedError):
+        wal.submit(entry(2))
+    wal.close()
+
+
+def test_a_data_directory_made_from_a_snapshot_starts_from_it(tmp_path: Path) -> None:
+    identity = Identity(NODE, draw_instance(), CLUSTER, INCARNATION, (NODE,))
+    data = b"".join(encode_snapshot(header(40, 6), [b"restored"]))
+    directory = tmp_path / "new"
+    create_from_snapshot(directory, identity=identity, address="one:7421", snapshot=[data[:99], data[99:]])
+    with pytest.raises(DataDirError, match="holds a log"):
+        create_from_snapshot(directory, identity=identity, address="one:7421", snapshot=[data])
+    recovered, wal = open_data_dir(directory, node_id=NODE, draw_instance=draw_instance)
+    assert recovered.identity == identity
+    assert recovered.state == b"restored"
+    owner = Owner()
+    owner.start(wal)
+    store(wal.snapshots, header(41, 6), b"taken")
+    wal.submit(LogWrite(1, append=run(41, b"x", term=6)))
+    wal.submit(LogWrite(2, snapshot=mark(41, 6)))
+    wal.close()
+    assert [name.name for name in directory.iterdir() if name.suffix == ".snap"] == [
+        snapshot_name(LogIndex(41), Term(6))
+    ]
 
 
 def test_an_impossible_write_fails_the_log_instead_of_reaching_the_disk() -> None:
