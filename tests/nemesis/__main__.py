@@ -34,6 +34,7 @@ def main() -> None:
         kinds += report.faults
         met += report.outcomes
         met["leader changes"] += report.leader_changes
+        met["snapshots"] += report.snapshots
         met["runs"] += 1
         seed += 1
     print(f"faults: {dict(sorted(kinds.items()))}")

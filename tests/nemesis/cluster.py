@@ -6,8 +6,10 @@ and to clients. `node.ask` and `node.http` go to the node itself, past the netwo
 
 import contextlib
 import itertools
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from tests.nemesis import clocks
 from tests.nemesis.disks import SmallDisk
@@ -23,6 +25,8 @@ from tests.processes import (
     process_state,
 )
 
+ENDS_BY_US = (None, 0, -signal.SIGKILL, -signal.SIGTERM)
+"""It runs, was stopped in order, was killed, or was told to stop before it could listen to that."""
 OBSERVE_S = 1.0
 """How long a node may take to answer when it is only looked at: a frozen one never does."""
 
@@ -73,6 +77,18 @@ class NemesisNode(LockdProcess):
     @property
     def is_frozen(self) -> bool:
         return self.is_running and process_state(self.pid) == "T"
+
+    def start(self) -> Self:
+        """As of LockdProcess; one that has ended by itself is not started over."""
+        self.check_not_failed()
+        return super().start()
+
+    def check_not_failed(self) -> None:
+        """Raise AssertionError if it has ended in a way that no fault of ours is."""
+        ended = None if self.process is None else self.process.poll()
+        text = self.log_text()
+        assert ended in ENDS_BY_US, f"{self} ended by itself with status {ended}:\n{text[-3000:]}"
+        assert "CRITICAL" not in text, f"{self} found a failure:\n{text[-3000:]}"
 
     def glimpse(self) -> dict[str, object] | None:
         """Its CLUSTER.STATUS, or None if it does not answer promptly."""
@@ -144,6 +160,11 @@ class NemesisCluster(ClusterProcesses):
         self.start()
         self.await_ready(patience=patience)
         self.leader(patience=patience)
+
+    def check_not_failed(self) -> None:
+        """Raise AssertionError if a node has ended by itself."""
+        for node in self:
+            node.check_not_failed()
 
     def await_caught_up(self, *, patience: float = PATIENCE_S) -> int:
         """Wait until every node has applied the same log to its end. Returns that index."""

@@ -26,6 +26,9 @@ BOTH_AT_ONCE = 0.25
 RECOVERS_BETWEEN = 0.7
 """How often the next fault waits until locks are granted again."""
 LASTS_S_MIN, LASTS_S_MAX = 0.3, 2.5
+SNAPSHOTS_OFTEN = ("--snapshot-log-bytes=65536",)
+"""So that logs are cut short, and whoever comes back after a while needs a snapshot."""
+SNAPSHOT_LINE = "INFO     snapshot of entry "
 ENOUGH_GRANTS = 300
 """A fault that does not hinder the clients has lasted long enough after so many."""
 
@@ -45,6 +48,8 @@ class Report:
     operations: int = 0
     grants: int = 0
     log_index: int = 0
+    snapshots: int = 0
+    """That nodes have put on their disks, taken or received."""
 
     @property
     def leader_changes(self) -> int:
@@ -54,7 +59,8 @@ class Report:
         return (
             f"seed {self.seed}: {self.seconds:.0f} s, {self.faults.total()} faults of {len(self.faults)} "
             f"kinds, {self.leader_changes} leader changes seen in {self.terms} terms, {self.grants} grants, "
-            f"{self.operations} operations checked, log of {self.log_index} entries on every node"
+            f"{self.operations} operations checked, {self.snapshots} snapshots, "
+            f"a log of {self.log_index} entries on every node"
         )
 
 
@@ -67,12 +73,13 @@ def run(
     history = History()
     start = time.monotonic()
     try:
-        with nemesis_cluster(directory) as cluster:
+        with nemesis_cluster(directory, flags=SNAPSHOTS_OFTEN) as cluster:
             with running_lockers(cluster.endpoints, history, count=CLIENTS, seed=seed) as lockers:
                 _disturb(cluster, history, draw, report, until=start + seconds, tell=tell)
                 cluster.recover()
                 _await_all_served(lockers)
             _check_equal(cluster, report)
+            cluster.check_not_failed()
         check(history)
     except BaseException as error:
         error.add_note("\n".join(report.timeline))
@@ -96,6 +103,7 @@ def _disturb(
     started = time.monotonic()
     kinds = _shuffled(draw)
     while time.monotonic() < until:
+        cluster.check_not_failed()
         _note_leader(cluster, report)
         names = [next(kinds) for _ in range(2 if draw.random() < BOTH_AT_ONCE else 1)]
         lasts_s = draw.uniform(LASTS_S_MIN, LASTS_S_MAX)
@@ -152,3 +160,4 @@ def _check_equal(cluster: NemesisCluster, report: Report) -> None:
     }
     assert len(states) == 1, f"nodes that applied the same log differ: {glimpses}"
     report.terms = cluster.term()
+    report.snapshots = sum(node.log_text().count(SNAPSHOT_LINE) for node in cluster)
