@@ -136,7 +136,12 @@ class Node:
         return identity.cluster, identity.incarnation
 
     def bound_instance(self, node: NodeId) -> InstanceId | None:
-        return self._bindings.get(node)
+        """Whom this node has met under that id; or, if none, who has registered (C8)."""
+        met = self._bindings.get(node)
+        if met is not None:
+            return met
+        registered = self.driver.machine.nodes.get(node)
+        return None if registered is None else InstanceId(registered.instance)
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         """Bind a peer whose id is free or bound to this very instance."""

@@ -48,7 +48,7 @@ class Local(Protocol):
         """The voters that the cluster began with."""
 
     def bound_instance(self, node: NodeId) -> InstanceId | None:
-        """The instance durably bound to a peer's id, if any."""
+        """The instance that is a peer's: durably bound, or else registered in the log; None if unknown."""
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         """Bind durably, then call back; at once when that is durable already."""

@@ -215,6 +215,21 @@ def test_c8_a_wiped_node_is_refused_however_it_is_started(tmp_path: Path) -> Non
         await_voters(new, *sorted({1, 2, 3, 4} - {node.node_id}))
 
 
+def test_c8_a_node_that_came_later_knows_a_lost_disk_from_the_log(tmp_path: Path) -> None:
+    """It has never met the node whose disk it was: who that is was registered before its time."""
+    with running_cluster(tmp_path) as cluster:
+        node = cluster.followers()[0]
+        node.kill()
+        new = newcomer(cluster, tmp_path, 4, through=cluster.leader())
+        members(cluster.endpoints, "add", 4, peer_address(new))
+        new.start().await_ready()
+        node.data_dir.rename(node.data_dir.with_name("lost"))
+        node.flags = [f"--join={peer_address(new)}"]
+        before = len(node.log_text())
+        assert node.start().await_end() == 2
+        assert f"the node at {peer_address(new)} refuses this data directory" in node.log_text()[before:]
+
+
 def test_an_empty_node_that_would_found_a_cluster_with_members_of_one_is_told_how_to_join(
     tmp_path: Path,
 ) -> None:

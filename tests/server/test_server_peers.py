@@ -19,7 +19,7 @@ MY_INSTANCE, PEER_INSTANCE, STRANGER = (InstanceId(digit * 32) for digit in "12f
 CLUSTER, OTHER_CLUSTER = ClusterId("c" * 32), ClusterId("d" * 32)
 INCARNATION = Incarnation("0000000a")
 HELLO = frames.Hello(PEER, ME, "", 9, (1, 2, 3), "0.1.0")
-FOUNDERS = (1, 2, 3)
+FOUNDERS = (ME, PEER, NodeId(3))
 WELCOME = frames.Welcome(ME, INCARNATION, ((1, "host1:7421"), (2, "host2:7421"), (3, "host3:7421")), FOUNDERS)
 UNKNOWN = ClusterId("")
 
@@ -372,6 +372,33 @@ def test_c8_only_a_peer_that_is_known_can_say_that_this_node_is_out(
             await answered.get()  # by now it has read the first answer
             await me.stop()
         assert inside.excluded.empty() is not is_believed
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("cluster", "instance", "sender"),
+    [(CLUSTER, STRANGER, PEER), (OTHER_CLUSTER, PEER_INSTANCE, PEER), (CLUSTER, PEER_INSTANCE, 3)],
+)
+def test_c8_whoever_answers_as_another_is_told_nothing_more(
+    cluster: ClusterId, instance: InstanceId, sender: int
+) -> None:
+    """A disk that came to the address of another, or a cluster that did."""
+
+    async def run() -> None:
+        ended: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def on_dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await Caller(reader, writer).read()
+            writer.write(frames.encode(frames.Welcome(sender), cluster=cluster, instance=instance))
+            ended.put_nowait(await reader.read())
+
+        async with asyncio.timeout(10), answering(on_dialled) as address:
+            me = network(ME, MY_INSTANCE, Node(bindings={PEER: PEER_INSTANCE}), {PEER: address})
+            await me.start(Address("127.0.0.1", 0), (PEER,))
+            assert await ended.get() == b""
+            assert not me.is_connected(PEER)
+            await me.stop()
 
     asyncio.run(run())
 
