@@ -244,6 +244,7 @@ class Cluster:
                     raft.transfer_leadership(to)
                 case _:
                     self._change(member, request)
+            member.offer_appends()
         except NotLeader:
             if raft.role is Role.FOLLOWER and raft.leader_id != NO_NODE:
                 member.outbox.append(Forwarded(member.node_id, raft.leader_id, request))

@@ -49,7 +49,7 @@ _NEW = re.compile(
 _REFUSED = re.compile(r"^INFO (\w+) ignoring conf change ")
 _SNAPSHOT = re.compile(r"^Snapshot (Index:\d+ Term:\d+) ConfState:(.*)$")
 _STATE = re.compile(r"^(\d+): (State\w+ \((?:Voter|Non-Voter)\) Term:\d+ Lead:\d+)$")
-_PROGRESS = re.compile(r"^(\d+): (State\w+) match=(\d+) next=(\d+)( learner)?(.*)$")
+_PROGRESS = re.compile(r"^(\d+): (State\w+ match=\d+)( next=\d+)( learner)?(.*)$")
 _NOT_COMPARED = re.compile(
     r"^((dropped: )?\w+->\w+ Msg\w+ .*"  # a message
     r"|Snapshot: Index:.*"  # what a message carries
@@ -73,6 +73,8 @@ class Expectation:
     """What is known at this point of a script. `facts` is asked after each directive."""
 
     facts: dict[Fact, str] = field(default_factory=dict)
+    details: dict[Fact, str] = field(default_factory=dict)
+    """What the last directive told of the inner life of a node; ours may differ there."""
     not_understood: list[str] = field(default_factory=list)
     """Lines of the last directive that are of no kind that is known."""
     _level: str = "debug"
@@ -83,6 +85,7 @@ class Expectation:
         for fact in self._momentary:
             del self.facts[fact]
         self._momentary.clear()
+        self.details.clear()
         self.not_understood.clear()
         command = directive.command
         if command.name == "log-level":
@@ -122,8 +125,9 @@ class Expectation:
     def _read_progress(self, leader: int, text: str) -> None:
         for line in text.splitlines():
             if found := _PROGRESS.match(line):
-                about = f"{found[2]} match={found[3]}{found[5] or ''}"
-                self._note_for_now(("progress", leader, int(found[1])), about)
+                peer = int(found[1])
+                self._note_for_now(("progress", leader, peer), f"{found[2]}{found[4] or ''}")
+                self.details["flow", leader, peer] = f"{found[3]}{found[5]}".strip()
             elif line != "ok":
                 self.not_understood.append(line)
 

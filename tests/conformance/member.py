@@ -8,6 +8,8 @@ The driver keeps the duties of `lockd.raft` in etcd's rhythm, since the scripts 
 - With `async-storage-writes` the disk and the state machine are threads with queues of work. etcd
   gives its append thread a hard state whose commit index alone has moved; our core does not ask for
   that, and the driver queues it, so that the n-th piece of work is the same in both.
+- Our core makes appends when a Ready is taken, etcd after each input, one for each proposal. The
+  driver has them made as etcd would, so that windows fill alike.
 - A request for a vote leaves at once there, as in etcd; our core would have it wait for the disk.
 """
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
+from lockd.raft import replication
 from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 from lockd.raft.log import Log
 from lockd.raft.membership import ConfigurationChange, decode_change
@@ -245,7 +248,13 @@ class Member:
                 self._applied(parcel.index)
             case _:
                 self.raft.step(parcel)
+        self.offer_appends()
         self.raft.check_invariants()
+
+    def offer_appends(self) -> None:
+        """Have a leader's appends made now, as by `ready()`: etcd makes them after each input."""
+        if self.raft.role is Role.LEADER:
+            replication.offer_appends(self.raft._state)
 
     def _queue(self, ready: Ready, hard_state_is_new: bool) -> list[Parcel]:
         self._note(ready)
@@ -273,6 +282,7 @@ class Member:
                 sent.append(message)
         if ready.committed.terms:
             self._applied(ready.committed.last)
+        self.offer_appends()
         return sent
 
     def _finish_committed(self, commit_before: LogIndex) -> list[Parcel]:
@@ -297,6 +307,7 @@ class Member:
             configuration = self.history[-1].configuration
             if kind is EntryKind.CONFIGURATION:
                 configuration = self.raft.apply_change(decode_change(payload))
+                self.offer_appends()
             self.history.append(SnapshotMeta(LogIndex(index), term, configuration))
 
     def _applied(self, index: LogIndex) -> None:

@@ -13,7 +13,8 @@ Not compared, on purpose:
 - Messages: their number, order, text, and MustSync. Our core sends what is new once a Ready, etcd at
   each step; ours puts several proposals in one append; heartbeats, appends and acks that change
   nothing may be more or fewer.
-- Of `status`: next, paused, inactive, inflight and pendingSnap, which follow from the number of messages.
+- Of `status`: next, paused, inactive, inflight and pendingSnap, which pin how a leader paces its messages.
+  They are asked all the same, and it is counted and told how many agree.
 - Votes cast and counted as the log tells them: they show in the hard state and in who leads.
 - `lastterm` of a new node: ours boots with term 0 there (see tests/conformance/member.py), and the
   term of a snapshot that is no newer than that.
@@ -27,7 +28,6 @@ change before the leader's first entry is committed, requests for votes that wai
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.raft.entries import HardState, SnapshotMeta
@@ -49,18 +49,21 @@ class Played:
 
     directives: int
     facts: int
+    details: int
+    """How many of the things that need not agree were asked, and"""
+    agreeing: int
 
 
 class Difference(AssertionError):
     """The core did not do what the script tells, or the script could not be played."""
 
 
-def play(file: Path) -> Played:
+def play(text: str, name: str) -> Played:
     """Play a script to its end. Raises Difference at the first directive where something differs."""
     cluster, expectation = Cluster(), Expectation()
-    directives = facts = 0
-    for directive in parse(file.read_text()):
-        where = f"{file.name}:{directive.line}: {directive.command.name} {' '.join(directive.command.plain)}"
+    directives = facts = details = agreeing = 0
+    for directive in parse(text):
+        where = f"{name}:{directive.line}: {directive.command.name} {' '.join(directive.command.plain)}"
         expectation.read(directive)
         if expectation.not_understood:
             raise Difference(f"{where}: not understood: {expectation.not_understood}")
@@ -77,7 +80,9 @@ def play(file: Path) -> Played:
             raise Difference("\n".join([f"{where}", *wrong]))
         directives += 1
         facts += len(expectation.facts)
-    return Played(directives, facts)
+        details += len(expectation.details)
+        agreeing += sum(ask(cluster, fact) == text for fact, text in expectation.details.items())
+    return Played(directives, facts, details, agreeing)
 
 
 def ask(cluster: Cluster, fact: Fact) -> str:
@@ -93,6 +98,8 @@ def ask(cluster: Cluster, fact: Fact) -> str:
             return _of_member(cluster.members[NodeId(node)], kind)
         case ("progress", int(leader), int(peer)):
             return _progress(cluster.members[NodeId(leader)], NodeId(peer))
+        case ("flow", int(leader), int(peer)):
+            return _flow(cluster.members[NodeId(leader)], NodeId(peer))
         case ("entry", int(node), int(index)):
             return _entry(cluster.members[NodeId(node)].handed, index)
         case ("committed", int(node), int(index)):
@@ -158,6 +165,20 @@ def _progress(leader: Member, peer: NodeId) -> str:
         return "nothing"
     learner = " learner" if peer in leader.raft.configuration.learners else ""
     return f"{PACES[progress.pace]} match={progress.match_index}{learner}"
+
+
+def _flow(leader: Member, peer: NodeId) -> str:
+    progress = leader.raft.progress.get(peer)
+    if progress is None:
+        return "nothing"
+    inflight = progress.inflight_appends
+    notes = {
+        "paused": progress.paused,
+        f"pendingSnap={progress.pending_snapshot}": progress.pending_snapshot > 0,
+        "inactive": not progress.active,
+        f"inflight={inflight}{'[full]' * progress.is_window_full}": inflight > 0,
+    }
+    return " ".join([f"next={progress.next_index}", *(note for note, is_so in notes.items() if is_so)])
 
 
 def _entry(log: Mapping[LogIndex, tuple[Term, str]], index: int) -> str:

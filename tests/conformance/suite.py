@@ -74,10 +74,13 @@ PARTS: Final = (
 
 def _play_script(file: Path) -> str:
     try:
-        played = script.play(file)
+        played = script.play(file.read_text(), file.name)
     except script.Difference as difference:
         raise Failed(str(difference)) from difference
-    return f"{played.directives} directives, {played.facts} facts compared"
+    found = f"{played.directives} directives, {played.facts} facts compared"
+    if played.details:
+        found += f", {played.agreeing} of {played.details} details of pacing alike"
+    return found
 
 
 def _play_table(file: Path, play: Callable[[Directive], tuple[str, str]]) -> str:
