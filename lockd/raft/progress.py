@@ -6,7 +6,8 @@
 
 A refusal or a long silence leads from REPLICATE to PROBE, a success back. After a pause an
 answered heartbeat lets one more append through, so that lost messages never end the flow. Out
-of SNAPSHOT leads an ack that reaches the log's beginning, or the word that sending it has failed.
+of SNAPSHOT leads an ack that reaches the log's beginning or that snapshot, or the word that sending it
+has failed.
 """
 
 import enum
@@ -109,6 +110,8 @@ class Progress:
         while self._inflight and self._inflight[0][0] <= match_index:
             self._inflight_bytes -= self._inflight.popleft()[1]
         if self.pace is Pace.SNAPSHOT and match_index < log_base:
+            if match_index >= self.pending_snapshot:
+                self.become_probe()  # It has arrived, and compaction has overtaken it: the next one is due.
             return True
         if self.pace is not Pace.REPLICATE:
             self.pace = Pace.REPLICATE

@@ -7,46 +7,82 @@ any two of them. After every step the promises of §5 are checked over all nodes
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
-from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 from lockd.raft.log import Log
+from lockd.raft.membership import ConfigurationChange, decode_change
 from lockd.raft.messages import Message
 from lockd.raft.node import RaftConfig, RaftNode, ReadReady, Ready, Role
 from tests.raft.single import latest, run_of
 
 Draw = Callable[[int, int], int]
+Entry = tuple[Term, EntryKind, bytes]
+NO_INDEX = LogIndex(0)
+NO_SNAPSHOT = SnapshotMeta(NO_INDEX, Term(0), Configuration(()))
 
 
 class Disk:
-    """What a node has written. Only `stored` survives a crash; `pending` is in flight."""
+    """What a node has written. It survives a crash, but for the writes of `pending` Readys.
 
-    def __init__(self, run: EntryRun, hard_state: HardState) -> None:
+    `snapshot` is what a start begins with; the log goes on from it, and may begin earlier.
+    """
+
+    def __init__(self, run: EntryRun, hard_state: HardState, configuration: Configuration) -> None:
+        self.founding = configuration
         self.hard_state = hard_state
+        self.snapshot = NO_SNAPSHOT
+        self.base = NO_INDEX
+        self.base_term = Term(0)
         self.terms = list(run.terms)
         self.kinds = list(run.kinds)
         self.payloads = list(run.payloads)
         self.pending: deque[Ready] = deque()
 
+    @property
+    def configuration(self) -> Configuration:
+        """What is in force at the snapshot, or before the first entry."""
+        return self.snapshot.configuration if self.snapshot.index else self.founding
+
     def sync_one(self) -> Ready:
         ready = self.pending.popleft()
+        if ready.snapshot is not None:
+            self.snapshot = ready.snapshot
+            self.base, self.base_term = ready.snapshot.index, ready.snapshot.term
+            self._replace(0, EntryRun(LogIndex(self.base + 1), (), (), ()))
         if ready.append.terms:
-            kept = ready.append.first - 1
-            assert kept <= len(self.terms), "a write leaves a hole in the log"
-            self.terms[kept:] = ready.append.terms
-            self.kinds[kept:] = ready.append.kinds
-            self.payloads[kept:] = ready.append.payloads
+            kept = ready.append.first - 1 - self.base
+            assert 0 <= kept <= len(self.terms), "a write leaves a hole in the log"
+            self._replace(kept, ready.append)
         if ready.hard_state is not None:
             assert ready.hard_state.term >= self.hard_state.term
             self.hard_state = ready.hard_state
         return ready
 
+    def drop_up_to(self, index: LogIndex) -> None:
+        """Remove what the snapshot stands for."""
+        assert self.base <= index <= self.snapshot.index
+        dropped = index - self.base
+        if dropped:
+            self.base, self.base_term = index, self.terms[dropped - 1]
+            del self.terms[:dropped], self.kinds[:dropped], self.payloads[:dropped]
+
     def run(self) -> EntryRun:
-        return EntryRun(LogIndex(1), tuple(self.terms), tuple(self.kinds), tuple(self.payloads))
+        first = LogIndex(self.base + 1)
+        return EntryRun(first, tuple(self.terms), tuple(self.kinds), tuple(self.payloads))
+
+    def _replace(self, kept: int, run: EntryRun) -> None:
+        self.terms[kept:] = run.terms
+        self.kinds[kept:] = run.kinds
+        self.payloads[kept:] = run.payloads
 
 
 class Network:
-    """Nodes 1 to `size`, their disks, and the messages under way."""
+    """Nodes 1 to `size`, their disks, and the messages under way; `join` adds more.
+
+    A node's state machine is the list of the entries it has applied, and a snapshot of it a copy.
+    """
 
     def __init__(
         self,
@@ -56,23 +92,29 @@ class Network:
         term: int = 0,
         draw: Draw = latest,
         config: Callable[[NodeId], RaftConfig] = RaftConfig,
+        configuration: Configuration | None = None,
     ) -> None:
         self.ids = [NodeId(i) for i in range(1, size + 1)]
-        self.configuration = Configuration(tuple(self.ids))
+        self.configuration = configuration or Configuration(tuple(self.ids))
         self.in_flight: list[Message] = []
         self.cut: set[tuple[NodeId, NodeId]] = set()
         self.slow_disks: set[NodeId] = set()
-        self.applied: dict[NodeId, list[tuple[Term, EntryKind, bytes]]] = {}
+        self.applied: dict[NodeId, list[Entry]] = {}
+        self.installed: dict[NodeId, int] = {}
         self.reads: dict[NodeId, list[ReadReady]] = {i: [] for i in self.ids}
         self.reads_dropped: dict[NodeId, int] = dict.fromkeys(self.ids, 0)
         self.leaders: dict[Term, NodeId] = {}
-        self.agreed: list[tuple[Term, EntryKind, bytes]] = []
+        self.agreed: list[Entry] = []
+        self.configurations: dict[LogIndex, Configuration] = {}
         self._draw = draw
         self._config = config
         self._seen: dict[NodeId, tuple[Term, LogIndex]] = {}
-        self._matched: dict[tuple[NodeId, Term, NodeId], LogIndex] = {}
-        hard_state = HardState(Term(term), NO_NODE, LogIndex(0))
-        self.disks = {i: Disk(run_of(1, (logs or {}).get(i, ())), hard_state) for i in self.ids}
+        self._matched: dict[tuple[NodeId, Term], dict[NodeId, LogIndex]] = {}
+        self._copies: dict[SnapshotMeta, list[Entry]] = {}
+        hard_state = HardState(Term(term), NO_NODE, NO_INDEX)
+        self.disks = {
+            i: Disk(run_of(1, (logs or {}).get(i, ())), hard_state, self.configuration) for i in self.ids
+        }
         self.nodes: dict[NodeId, RaftNode] = {}
         for node_id in self.ids:
             self.restart(node_id)
@@ -94,19 +136,52 @@ class Network:
         self.disks[NodeId(node_id)].pending.clear()
 
     def restart(self, node_id: int) -> RaftNode:
-        """Start a node from its disk; its state machine starts over."""
+        """Start a node from its disk; its state machine starts over, or from the disk's snapshot."""
         identity, disk = NodeId(node_id), self.disks[NodeId(node_id)]
         node = RaftNode(
             self._config(identity),
-            configuration=self.configuration,
+            configuration=disk.configuration,
             hard_state=disk.hard_state,
-            log=Log.from_run(disk.run()),
+            log=Log.from_run(disk.run(), base_term=disk.base_term),
             draw=self._draw,
+            applied=disk.snapshot.index,
         )
+        if disk.snapshot.index:
+            node.snapshot_taken(disk.snapshot)
         self.nodes[identity] = node
-        self.applied[identity] = []
-        self._seen[identity] = (node.term, LogIndex(0))
+        self.applied[identity] = list(self._copies.get(disk.snapshot, ()))
+        self._seen[identity] = (node.term, NO_INDEX)
         return node
+
+    def join(self, node_id: int) -> RaftNode:
+        """Start an empty node, which knows who founded the cluster; it waits to be added."""
+        identity = NodeId(node_id)
+        self.ids.append(identity)
+        self.reads[identity], self.reads_dropped[identity] = [], 0
+        hard_state = HardState(Term(0), NO_NODE, NO_INDEX)
+        self.disks[identity] = Disk(run_of(1, ()), hard_state, self.configuration)
+        return self.restart(node_id)
+
+    def change(self, change: ConfigurationChange) -> LogIndex:
+        """Have the leader propose a membership change; raises what it raises."""
+        leader = self.leader()
+        assert leader is not None
+        return leader.propose_change(change)[1]
+
+    def take_snapshot(self, node_id: int, *, keep: int = 0) -> SnapshotMeta:
+        """Take a snapshot of what a node has applied, and drop the log before it but for `keep` entries."""
+        node, disk = self.node(node_id), self.disks[NodeId(node_id)]
+        index = node.last_applied
+        if index > disk.snapshot.index:
+            meta = SnapshotMeta(index, node.log.term_at(index), node.configuration)
+            self._copies[meta] = list(self.applied[NodeId(node_id)])
+            disk.snapshot = meta
+            node.snapshot_taken(meta)
+        cut = LogIndex(max(node.log.base, index - keep))
+        node.compact(cut)
+        disk.drop_up_to(cut)
+        self._check(NodeId(node_id))
+        return disk.snapshot
 
     def isolate(self, node_id: int) -> None:
         """Cut a node off from all others, both ways."""
@@ -127,6 +202,9 @@ class Network:
         self._check(identity)
         while (ready := node.ready()) is not None:
             self.in_flight += ready.send_now
+            if ready.snapshot is not None:
+                self.applied[identity] = list(self._copies[ready.snapshot])
+                self.installed[identity] = self.installed.get(identity, 0) + 1
             self.disks[identity].pending.append(ready)
             self._apply(identity, ready)
             if identity not in self.slow_disks:
@@ -207,12 +285,31 @@ class Network:
         if not run.terms:
             return
         assert run.first == len(applied) + 1, "entries are applied in order, each once"
-        applied += zip(run.terms, run.kinds, run.payloads, strict=True)
-        self.nodes[identity].applied(run.last)
+        node = self.nodes[identity]
+        for term, kind, payload in zip(run.terms, run.kinds, run.payloads, strict=True):
+            applied.append((term, kind, payload))
+            index = LogIndex(len(applied))
+            if kind is EntryKind.CONFIGURATION:
+                configuration = node.apply_change(decode_change(payload))
+                assert self.configurations.setdefault(index, configuration) == configuration
+            node.applied(index)
         # State machine safety (Figure 3): no two nodes ever apply different entries at an index.
         shared = min(len(applied), len(self.agreed))
         assert applied[run.first - 1 : shared] == self.agreed[run.first - 1 : shared]
         self.agreed += applied[len(self.agreed) :]
+
+    def check_logs(self) -> None:
+        """Log matching (Figure 3): logs that agree at an index agree on all before it."""
+        nodes = list(self.nodes.values())
+        for one, other in pairwise(nodes):
+            low = max(one.log.base, other.log.base) + 1
+            last = min(one.log.last_index, other.log.last_index)
+            mine, theirs = (n.log.slice(LogIndex(low), last, 2**31) for n in (one, other))
+            same = [a == b for a, b in zip(mine.terms, theirs.terms, strict=True)]
+            agreeing = max((i + 1 for i, agrees in enumerate(same) if agrees), default=0)
+            assert all(same[:agreeing]), "logs agree after they have differed"
+            assert mine.payloads[:agreeing] == theirs.payloads[:agreeing]
+            assert mine.kinds[:agreeing] == theirs.kinds[:agreeing]
 
     def _check(self, identity: NodeId) -> None:
         node = self.nodes[identity]
@@ -226,10 +323,12 @@ class Network:
         # Election safety (Figure 3).
         assert self.leaders.setdefault(node.term, identity) == identity, "two leaders in a term"
         # Leader completeness (Figure 3): it has all that was applied in its term or an earlier one.
-        for index in range(max(1, len(self.agreed) - 3), len(self.agreed) + 1):
+        for index in range(max(node.log.base + 1, len(self.agreed) - 3), len(self.agreed) + 1):
             applied_term = self.agreed[index - 1][0]
             assert applied_term > node.term or node.log.matches(LogIndex(index), applied_term)
-        for peer, progress in node.progress.items():
-            key = (identity, node.term, peer)
-            assert progress.match_index >= self._matched.get(key, 0), "C3: match_index went back"
-            self._matched[key] = progress.match_index
+        before = self._matched.get((identity, node.term), {})
+        matched = {peer: progress.match_index for peer, progress in node.progress.items()}
+        assert all(index >= before.get(peer, 0) for peer, index in matched.items()), (
+            "C3: match_index went back"
+        )
+        self._matched[identity, node.term] = matched

@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
-from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 from lockd.raft.log import Log
+from lockd.raft.membership import Change, ChangeKind, ConfigurationChange, Transition, decode_change
 from lockd.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
 )
 from lockd.raft.node import RaftConfig, RaftNode, Ready, Role
 
@@ -41,21 +44,37 @@ def make_node(
     node_id: int = 1,
     voters: Sequence[int] = (1, 2, 3),
     learners: Sequence[int] = (),
+    outgoing: Sequence[int] = (),
     term: int | None = None,
     voted_for: int = NO_NODE,
     commit: int = 0,
+    log: EntryRun | None = None,
     config: RaftConfig | None = None,
 ) -> RaftNode:
-    """Start a node from a disk with a log of those terms."""
+    """Start a node from a disk with a log of those terms, or that `log`."""
     if term is None:
         term = terms[-1] if terms else 0
     return RaftNode(
         config or RaftConfig(NodeId(node_id)),
-        configuration=Configuration(tuple(map(NodeId, voters)), learners=tuple(map(NodeId, learners))),
+        configuration=configuration_of(voters, outgoing=outgoing, learners=learners),
         hard_state=HardState(Term(term), NodeId(voted_for), LogIndex(commit)),
-        log=Log.from_run(run_of(1, terms)),
+        log=Log.from_run(log or run_of(1, terms)),
         draw=latest,
     )
+
+
+def configuration_of(
+    voters: Sequence[int] = (1, 2, 3), *, outgoing: Sequence[int] = (), learners: Sequence[int] = ()
+) -> Configuration:
+    incoming, before, listening = (tuple(map(NodeId, ids)) for ids in (voters, outgoing, learners))
+    return Configuration(incoming, before, listening, auto_leave=bool(outgoing))
+
+
+def change_of(words: str = "", transition: Transition = Transition.AUTO) -> ConfigurationChange:
+    """Read a change as etcd writes it: v4 adds a voter, l4 a learner, r4 removes, u4 changes nothing."""
+    kinds = dict(zip("vlru", ChangeKind, strict=True))
+    changes = (Change(kinds[word[0]], NodeId(int(word[1:]))) for word in words.split())
+    return ConfigurationChange(tuple(changes), transition)
 
 
 def readies(node: RaftNode) -> list[Ready]:
@@ -71,6 +90,9 @@ def finish(node: RaftNode, ready: Ready) -> list[Message]:
     """Let the disk and the state machine finish a Ready; return what may leave only then."""
     if ready.append.terms:
         node.persisted(ready.append.terms[-1], ready.append.last)
+    for kind, payload in zip(ready.committed.kinds, ready.committed.payloads, strict=True):
+        if kind is EntryKind.CONFIGURATION:
+            node.apply_change(decode_change(payload))
     if ready.committed.terms:
         node.applied(ready.committed.last)
     outgoing = []
@@ -208,3 +230,15 @@ def heartbeat_from(sender: int, term: int, *, commit: int = 0, sequence: int = 0
 
 def heartbeat_reply_from(sender: int, term: int, sequence: int = 0) -> HeartbeatReply:
     return HeartbeatReply(NodeId(sender), NodeId(1), Term(term), sequence)
+
+
+def snapshot_from(
+    sender: int, term: int, at: tuple[int, int], *, configuration: Configuration | None = None
+) -> InstallSnapshot:
+    """`at` is (index, term) of the last entry that the snapshot stands for."""
+    meta = SnapshotMeta(LogIndex(at[0]), Term(at[1]), configuration or configuration_of())
+    return InstallSnapshot(NodeId(sender), NodeId(1), Term(term), meta)
+
+
+def timeout_now_from(sender: int, term: int) -> TimeoutNow:
+    return TimeoutNow(NodeId(sender), NodeId(1), Term(term))

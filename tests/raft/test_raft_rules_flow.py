@@ -4,6 +4,7 @@ import pytest
 
 from lockd.ids import LogIndex, NodeId
 from lockd.raft.entries import EntryKind
+from lockd.raft.membership import encode_change
 from lockd.raft.messages import AppendEntries, Heartbeat, Message
 from lockd.raft.node import RaftConfig, RaftNode, Role, TooMuchUncommitted
 from lockd.raft.progress import Pace
@@ -11,6 +12,7 @@ from tests.raft.network import Network
 from tests.raft.single import (
     ELECTION_TICKS,
     ack_from,
+    change_of,
     heartbeat_reply_from,
     make_leader,
     make_node,
@@ -258,7 +260,7 @@ def test_a_steady_flow_makes_no_message_for_nothing() -> None:
 def test_proposals_of_every_kind_are_carried() -> None:
     network = Network(3)
     leader = network.elect(1)
-    leader.propose(EntryKind.CONFIGURATION, b"shape")
+    leader.propose(EntryKind.CONFIGURATION, encode_change(change_of("u2")))
     network.settle()
-    assert network.agreed[-1] == (1, EntryKind.CONFIGURATION, b"shape")
+    assert network.agreed[-1] == (1, EntryKind.CONFIGURATION, encode_change(change_of("u2")))
     assert leader.commit_index == LogIndex(2)

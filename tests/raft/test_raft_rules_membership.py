@@ -1,0 +1,435 @@
+"""SAFETY C7: when a membership change may begin, what it waits for, and what becomes of it."""
+
+import pytest
+
+from lockd.ids import NO_NODE, LogIndex, NodeId, Term
+from lockd.raft.entries import EntryKind, EntryRun
+from lockd.raft.membership import LEAVE_JOINT, Transition, encode_change
+from lockd.raft.messages import AppendEntries, Heartbeat, Message
+from lockd.raft.node import ChangeRefused, NotLeader, RaftConfig, RaftNode, Role, TooMuchUncommitted
+from tests.raft.network import Network
+from tests.raft.single import (
+    ELECTION_TICKS,
+    LATEST,
+    ack_from,
+    change_of,
+    configuration_of,
+    finish,
+    heartbeat_from,
+    heartbeat_reply_from,
+    make_candidate,
+    make_leader,
+    make_node,
+    propose,
+    readies,
+    settle,
+    step,
+    tick,
+    timeout_now_from,
+    vote_from,
+)
+
+
+def run_with_change(words: str, *, first: int = 1, term: int = 1) -> EntryRun:
+    """One CONFIGURATION entry."""
+    payload = encode_change(change_of(words))
+    return EntryRun(LogIndex(first), (Term(term),), (EntryKind.CONFIGURATION,), (payload,))
+
+
+def ready_leader(*voters: int) -> RaftNode:
+    """Return a leader of term 1 with its no-op committed."""
+    node = make_node(voters=voters or (1, 2, 3))
+    make_leader(node)
+    step(node, *(ack_from(peer, 1, 1) for peer in node.configuration.voters if peer != 1))
+    assert node.is_leader_ready
+    return node
+
+
+def test_c7_no_change_before_the_leaders_no_op_is_committed() -> None:
+    node = make_node()
+    make_leader(node)
+    with pytest.raises(ChangeRefused, match="own"):
+        node.propose_change(change_of("l4"))
+    assert node.log.last_index == 1
+    step(node, ack_from(2, 1, 1))
+    assert node.propose_change(change_of("l4")) == (1, 2)
+
+
+def test_c7_a_change_of_an_earlier_leader_counts_as_pending_until_it_is_applied() -> None:
+    node = make_node(log=run_with_change("l4"), term=1)
+    make_leader(node)
+    node.step(ack_from(2, 2, 2))
+    with pytest.raises(ChangeRefused, match="under way, in entry 1"):
+        node.propose_change(change_of("l5"))
+    settle(node)
+    assert node.configuration.learners == (4,)
+    assert not node.has_change_pending
+    node.propose_change(change_of("l5"))
+
+
+def test_c7_one_change_is_pending_at_a_time() -> None:
+    node = ready_leader()
+    node.propose_change(change_of("l4"))
+    assert node.has_change_pending
+    for change in (change_of("l5"), change_of("r4"), LEAVE_JOINT):
+        with pytest.raises(ChangeRefused, match="under way"):
+            node.propose_change(change)
+    settle(node)
+    node.step(ack_from(2, 1, 2))
+    with pytest.raises(ChangeRefused, match="under way"):
+        node.propose_change(change_of("l5"))  # Committed, and not applied yet.
+    settle(node)
+    node.propose_change(change_of("l5"))
+
+
+def test_c7_while_joint_only_leaving_is_accepted() -> None:
+    node = ready_leader()
+    node.propose_change(change_of("v4 r2", Transition.EXPLICIT))
+    settle(node)
+    step(node, ack_from(2, 1, 2))
+    assert node.configuration.is_joint
+    assert node.has_change_pending
+    with pytest.raises(ChangeRefused, match="joint"):
+        node.propose_change(change_of("l5"))
+    step(node, ack_from(4, 1, 2))
+    assert node.log.last_index == 2, "an explicit joint mode is not left by itself"
+    node.propose_change(LEAVE_JOINT)
+    settle(node)
+    step(node, ack_from(2, 1, 3), ack_from(4, 1, 3))
+    assert node.configuration == configuration_of((1, 3, 4))
+
+
+def test_c7_leaving_what_is_not_joint_is_refused() -> None:
+    node = ready_leader()
+    with pytest.raises(ChangeRefused, match="not joint"):
+        node.propose_change(LEAVE_JOINT)
+    assert node.log.last_index == 1
+
+
+def test_c7_the_last_voter_cannot_be_removed_or_demoted() -> None:
+    node = make_node(voters=(1,), learners=(2,))
+    tick(node, LATEST)
+    assert node.role is Role.LEADER
+    for words in ("r1", "l1", "r1 r2"):
+        with pytest.raises(ChangeRefused, match="no voter"):
+            node.propose_change(change_of(words))
+    assert node.log.last_index == 1
+
+
+def test_c7_only_a_leader_changes_membership() -> None:
+    node = make_node()
+    step(node, heartbeat_from(3, 1))
+    with pytest.raises(NotLeader) as refused:
+        node.propose_change(change_of("l4"))
+    assert refused.value.leader_id == 3
+
+
+def test_c7_a_change_takes_effect_when_it_is_applied() -> None:
+    node = ready_leader()
+    node.propose_change(change_of("v4"))
+    assert node.configuration == configuration_of((1, 2, 3))
+    settle(node)
+    assert node.configuration == configuration_of((1, 2, 3))
+    step(node, ack_from(2, 1, 2))
+    assert node.configuration == configuration_of((1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("by", ["time", "campaign", "timeout now"])
+def test_c7_no_campaign_with_a_change_that_is_committed_and_not_applied(by: str) -> None:
+    node = make_node(log=run_with_change("v4"), term=1, commit=1)
+
+    def stand() -> None:
+        match by:
+            case "time":
+                for _ in range(2 * LATEST):
+                    node.tick()
+            case "campaign":
+                node.campaign()
+            case _:
+                node.step(timeout_now_from(2, 1))
+
+    stand()
+    assert node.role is Role.FOLLOWER
+    (ready,) = readies(node)
+    stand()
+    assert node.role is Role.FOLLOWER, "to have it handed out is not to have it applied"
+    finish(node, ready)
+    assert node.configuration.voters == (1, 2, 3, 4)
+    stand()
+    assert node.role is not Role.FOLLOWER
+
+
+def test_c7_an_uncommitted_change_does_not_keep_from_standing() -> None:
+    """Else a change that its leader could not commit would end all elections."""
+    node = make_node(log=run_with_change("v4"), term=1)
+    tick(node, LATEST)
+    assert node.role is Role.PRE_CANDIDATE
+
+
+def test_c7_a_change_that_is_cut_off_has_no_effect() -> None:
+    network = Network(3)
+    network.elect(1)
+    network.isolate(1)
+    network.change(change_of("v4"))
+    network.settle()
+    network.elect(2)
+    network.propose(b"x")
+    network.settle()
+    network.heal()
+    network.beat(2)
+    assert [node.configuration.voters for node in network.nodes.values()] == [(1, 2, 3)] * 3
+    assert EntryKind.CONFIGURATION not in [kind for _, kind, _ in network.agreed]
+    # Nor does it stand in the way of the next one, whoever proposes that.
+    network.change(change_of("l5"))
+    network.settle()
+    network.elect(1)
+    network.change(change_of("l6"))
+    network.settle()
+    assert network.node(1).configuration.learners == (5, 6)
+
+
+def test_c7_the_commit_index_is_on_disk_with_the_entries_that_rest_on_it() -> None:
+    """Why HardState.commit is written along with entries: without, two leaders in one term.
+
+    {1, 2, 3} becomes {1, 2, 3, 4} and then {1 to 5}; 2 hears of neither. Node 1 writes the second
+    change, which only came about as the first was in force, and crashes. If its disk did not say
+    that the first is committed, node 1 would stand again for a quorum of {1, 2, 3}, get the vote of 2, and
+    lead the term that 4 leads with the votes of {3, 4, 5}.
+    """
+    network = Network(3)
+    network.elect(3)
+    network.isolate(2)
+    for node_id in (4, 5):
+        network.join(node_id)
+        network.change(change_of(f"v{node_id}"))
+        network.settle()
+    network.beat()
+    assert network.node(3).configuration.voters == (1, 2, 3, 4, 5)
+    network.crash(1)
+    disk = network.disks[NodeId(1)]
+    assert disk.kinds[1:] == [EntryKind.CONFIGURATION] * 2
+    assert disk.hard_state.commit >= 2, "the second change rests on the first"
+    network.crash(3)
+    network.restart(3)
+    network.heal()
+    network.cut |= {(NodeId(a), NodeId(b)) for a in (1, 2) for b in (3, 4, 5)}
+    network.cut |= {(b, a) for a, b in network.cut}
+    network.restart(1)
+    for _ in range(3):
+        network.tick(1, LATEST)
+        network.tick(2, ELECTION_TICKS)
+        network.settle()
+    assert network.role(1) is not Role.LEADER, "two of four elected a leader"
+    for node_id in (3, 5):
+        network.tick(node_id, ELECTION_TICKS)
+    network.tick(4, LATEST)
+    network.settle()
+    assert network.role(4) is Role.LEADER
+
+
+def test_c7_a_leader_writes_the_commit_index_with_its_own_second_change_too() -> None:
+    node = ready_leader()
+    node.propose_change(change_of("v4"))
+    settle(node)
+    step(node, ack_from(2, 1, 2))
+    node.propose_change(change_of("v5"))
+    (ready,) = readies(node)
+    assert ready.append.kinds == (EntryKind.CONFIGURATION,)
+    assert ready.hard_state is not None
+    assert ready.hard_state.commit == 2
+
+
+def test_c7_a_removed_leader_steps_down_and_drops_its_reads() -> None:
+    node = ready_leader()
+    node.read_index()
+    node.propose_change(change_of("r1"))
+    settle(node)
+    node.step(ack_from(2, 1, 2))
+    found = readies(node)
+    finish(node, found[-1])
+    assert (node.role, node.leader_id) == (Role.FOLLOWER, NO_NODE)
+    (dropped,) = readies(node)
+    assert dropped.reads_dropped
+    assert tick(node, 5 * LATEST) == []
+
+
+def test_c7_a_leader_that_becomes_a_learner_steps_down() -> None:
+    node = ready_leader()
+    node.propose_change(change_of("l1"))
+    settle(node)
+    step(node, ack_from(2, 1, 2))
+    assert node.configuration == configuration_of((2, 3), learners=(1,))
+    assert node.role is Role.FOLLOWER
+
+
+def test_c7_the_others_hear_of_the_commit_before_a_removed_leader_steps_down() -> None:
+    network = Network(3)
+    network.elect(1)
+    network.change(change_of("r1"))
+    network.settle(lambda m: not isinstance(m, Heartbeat))
+    assert [network.node(i).configuration.voters for i in (2, 3)] == [(2, 3)] * 2
+
+
+def test_c7_without_step_down_a_removed_leader_goes_on_and_accepts_nothing() -> None:
+    """As etcd's scripts have it: its followers elect another when it stops."""
+    node = make_node(config=RaftConfig(NodeId(1), step_down_on_removal=False))
+    make_leader(node)
+    step(node, ack_from(2, 1, 1))
+    node.propose_change(change_of("r1"))
+    settle(node)
+    step(node, ack_from(2, 1, 2))
+    assert node.is_leader_ready
+    with pytest.raises(NotLeader):
+        node.propose(EntryKind.COMMANDS, b"x")
+    tick(node, ELECTION_TICKS)
+    assert node.role is Role.FOLLOWER, "it does not count itself among those it hears"
+
+
+def test_c7_a_smaller_quorum_commits_at_once_what_waited() -> None:
+    node = ready_leader(1, 2, 3, 4)
+    node.propose_change(change_of("r4"))
+    waiting = propose(node)
+    settle(node)
+    step(node, ack_from(2, 1, waiting))
+    assert node.commit_index == 1
+    step(node, ack_from(3, 1, waiting - 1))
+    assert node.commit_index == waiting, "two of three have it"
+
+
+def test_c7_a_smaller_quorum_confirms_at_once_the_reads_that_waited() -> None:
+    node = ready_leader(1, 2, 3, 4)
+    node.propose_change(change_of("r4"))
+    settle(node)
+    sequence = node.read_index()
+    settle(node)
+    step(node, heartbeat_reply_from(2, 1, sequence), ack_from(2, 1, 2))
+    node.step(ack_from(3, 1, 2))
+    for ready in readies(node):
+        assert ready.reads == ()
+        finish(node, ready)
+    (confirmed,) = [read for ready in readies(node) for read in ready.reads]
+    assert confirmed.sequence == sequence
+
+
+def test_c7_a_read_needs_a_quorum_of_whoever_votes_now() -> None:
+    """One that was added must be asked too: a quorum of before is none any more."""
+    node = ready_leader()
+    node.propose_change(change_of("v4 v5", Transition.IMPLICIT))
+    settle(node)
+    step(node, ack_from(2, 1, 2))
+    assert node.configuration == configuration_of((1, 2, 3, 4, 5), outgoing=(1, 2, 3))
+    sequence = node.read_index()
+    settle(node)
+    node.step(heartbeat_reply_from(2, 1, sequence))
+    assert not any(ready.reads for ready in readies(node))
+    node.step(heartbeat_reply_from(4, 1, sequence))
+    assert any(ready.reads for ready in readies(node))
+
+
+def test_c7_a_new_voter_does_not_cost_the_leader_its_quorum_before_it_could_answer() -> None:
+    node = make_node(voters=(1,))
+    tick(node, LATEST)
+    tick(node, ELECTION_TICKS - 1)
+    node.propose_change(change_of("v2"))
+    settle(node)
+    tick(node)
+    assert node.is_leader_ready
+    tick(node, ELECTION_TICKS)
+    assert node.role is Role.FOLLOWER, "and then it has to be heard"
+
+
+def test_c7_a_new_leader_leaves_the_joint_mode_that_the_last_one_entered() -> None:
+    network = Network(3)
+    network.elect(1)
+    network.join(4)
+    network.change(change_of("v4 r3"))
+
+    def keep(message: Message) -> bool:
+        return not isinstance(message, AppendEntries) or message.entries.last <= 2
+
+    for _ in range(2):
+        network.settle(keep)
+        network.tick(1)
+    # The joint configuration is committed and in force; leaving it reaches nobody.
+    assert [network.node(i).configuration.is_joint for i in (1, 2, 3)] == [True] * 3
+    network.in_flight.clear()
+    network.crash(1)
+    network.elect(2)
+    network.beat()
+    assert network.node(2).configuration == configuration_of((1, 2, 4))
+
+
+def test_c7_who_is_added_and_gets_a_snapshot_of_before_finds_itself_in_the_entries_after_it() -> None:
+    """Unlike etcd: see lockd.raft.replication.handle_snapshot."""
+    network = Network(3)
+    network.elect(1)
+    network.propose(b"x")
+    network.settle()
+    network.take_snapshot(1)
+    network.join(4)
+    network.change(change_of("v4"))
+    network.settle(lambda m: m.receiver != 4)
+    joiner = network.node(4)
+    for _ in range(3):
+        network.tick(1)
+        network.settle()
+    assert network.installed == {4: 1}
+    assert network.disks[NodeId(4)].snapshot.configuration.voters == (1, 2, 3)
+    assert joiner.configuration.voters == (1, 2, 3, 4)
+    assert network.commands(4) == [b"x"]
+
+
+def test_c7_until_then_it_has_no_vote_of_its_own_to_stand_with() -> None:
+    network = Network(1)
+    network.elect(1)
+    network.propose(b"x")
+    network.settle()
+    network.take_snapshot(1)
+    network.join(2)
+    network.change(change_of("v2"))
+    for _ in range(3):
+        network.settle(lambda m: not (isinstance(m, AppendEntries) and network.installed))
+        network.tick(1)
+    joiner = network.node(2)
+    assert (joiner.last_applied, joiner.configuration.voters) == (2, (1,))
+    assert tick(joiner, 5 * LATEST) == []
+    assert (joiner.role, joiner.term) == (Role.FOLLOWER, 1)
+
+
+def test_c7_a_member_that_comes_back_from_its_disk_has_the_configuration_of_its_log() -> None:
+    network = Network(3)
+    network.elect(1)
+    for node_id in (4, 5):
+        network.join(node_id)
+    network.change(change_of("v4 v5"))
+    network.settle()
+    network.beat(2)
+    network.take_snapshot(4)
+    for node_id in network.ids:
+        network.crash(node_id)
+        network.restart(node_id)
+    network.elect(5)
+    network.beat(2)
+    assert [node.configuration for node in network.nodes.values()] == [configuration_of((1, 2, 3, 4, 5))] * 5
+
+
+def test_c7_a_candidates_votes_are_counted_by_its_own_configuration_alone() -> None:
+    """A vote of someone who is no voter here changes nothing."""
+    node = make_node(voters=(1, 2, 3), learners=(4, 5))
+    make_candidate(node)
+    step(node, vote_from(4, 1), vote_from(5, 1), vote_from(9, 1))
+    assert node.leader_id == NO_NODE
+    step(node, vote_from(3, 1))
+    assert node.leader_id == 1
+
+
+def test_c7_a_change_with_no_room_in_the_uncommitted_tail_is_refused_and_leaves_no_trace() -> None:
+    """SAFETY C10 holds for it too; leaving a joint mode alone always has room."""
+    node = make_node(config=RaftConfig(NodeId(1), uncommitted_bytes_max=10))
+    make_leader(node)
+    step(node, ack_from(2, 1, 1))
+    propose(node, b"0123456789")
+    with pytest.raises(TooMuchUncommitted):
+        node.propose_change(change_of("l4"))
+    assert not node.has_change_pending
+    assert node.log.last_index == 2
