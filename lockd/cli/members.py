@@ -4,6 +4,7 @@ A change is refused by the cluster, with its reason and status 1, when the clust
 way; with status 3 when it can't be made now, or its answer was lost: look before asking again.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -104,7 +105,11 @@ def add(*, access: Access, node: int, address: str, learner: bool, force: bool, 
     ID is a number that the cluster has never had. Start the node before or after with `lockd serve
     --node-id ID --advertise-peer HOST:PORT --join HOST:PORT-OF-A-MEMBER`.
     """
-    _change(access, queries.add_member(node, address, learner=learner, force=force))
+    _change(
+        access,
+        queries.add_member(node, address, learner=learner, force=force),
+        lambda found: any((member.node, member.peer) == (node, address) for member in found.members),
+    )
     follows = "stays a learner" if learner else "becomes a voter once it has caught up"
     _tell(as_json, f"node {node} is a member at {address}, and {follows}", node=node, address=address)
 
@@ -116,7 +121,11 @@ def add(*, access: Access, node: int, address: str, learner: bool, force: bool, 
 @with_access
 def promote(*, access: Access, node: int, force: bool, as_json: bool) -> None:
     """Make the learner ID a voter."""
-    _change(access, queries.promote_member(node, force=force))
+    _change(
+        access,
+        queries.promote_member(node, force=force),
+        lambda found: any(member.node == node and member.voter for member in found.members),
+    )
     _tell(as_json, f"node {node} is a voter", node=node)
 
 
@@ -127,7 +136,7 @@ def promote(*, access: Access, node: int, force: bool, as_json: bool) -> None:
 @with_access
 def remove(*, access: Access, node: int, force: bool, as_json: bool) -> None:
     """Remove the node ID for good: its id and its data are of no use to this cluster any more."""
-    _change(access, queries.remove_member(node, force=force))
+    _change(access, queries.remove_member(node, force=force), lambda found: node in found.removed)
     _tell(as_json, f"node {node} is removed", node=node)
 
 
@@ -137,7 +146,7 @@ def remove(*, access: Access, node: int, force: bool, as_json: bool) -> None:
 @with_access
 def transfer(*, access: Access, node: int | None, as_json: bool) -> None:
     """Hand leadership to the node ID, or to the one that is most up to date."""
-    _change(access, queries.transfer_leadership(node or 0))
+    _change(access, queries.transfer_leadership(node or 0), lambda found: found.leader == node)
     with access.client() as client:
         leader = client.ask(queries.members()).leader
     _tell(
@@ -147,14 +156,17 @@ def transfer(*, access: Access, node: int | None, as_json: bool) -> None:
     )
 
 
-def _change(access: Access, query: Query[int]) -> None:
+def _change(access: Access, query: Query[int], is_so: Callable[[MembersReply], bool]) -> None:
+    """Have it changed. A refusal of what is so already is none: the answer to it may have been lost."""
     try:
         with access.client(ttl=CHANGE_PATIENCE_SECONDS) as client:
-            client.ask(query)
-    except AccessDenied:
-        raise
-    except Rejected as error:
-        raise NotChangedError(str(error)) from error
+            try:
+                client.ask(query)
+            except AccessDenied:
+                raise
+            except Rejected as error:
+                if not is_so(client.ask(queries.members())):
+                    raise NotChangedError(str(error)) from error
     except OutcomeUnknown as error:
         raise OutcomeUnknown(f"{error}. It may have been made: look with `lockd members`") from error
 

@@ -140,6 +140,19 @@ def test_c8_a_refusal_of_the_cluster_is_status_1_with_its_reason(served: Served,
     assert (status, json.loads(err)["exit_status"]) == (1, 1)
 
 
+def test_what_is_so_already_is_no_refusal(served: Served, lockd: Lockd) -> None:
+    """The client asks again when an answer is lost, and is then told that it can't be done twice."""
+    lockd("members", "add", "4", "d:7421")
+    lockd("members", "remove", "5")
+    served.node.refuses_changes = True
+    assert lockd("members", "add", "4", "d:7421")[0] == 0
+    assert lockd("members", "remove", "5")[0] == 0
+    assert lockd("members", "promote", "1")[0] == 0
+    for otherwise in (("add", "4", "e:7421"), ("remove", "4"), ("promote", "4"), ("transfer", "4")):
+        status, _, err = lockd("members", *otherwise)
+        assert (status, err) == (1, "lockd members: it is so already\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

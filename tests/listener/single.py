@@ -69,6 +69,8 @@ class SingleNode:
         """Without a leader: everything is refused."""
         self.forced: list[bool] = []
         """Of each change of the membership, whether it was forced."""
+        self.refuses_changes = False
+        """As a leader does that finds what is asked for to be so already."""
         self.transfers: list[NodeId] = []
         self.snapshots: list[SnapshotInMemory] = []
         self.snapshot_bytes = b"snapshot"
@@ -138,6 +140,9 @@ class SingleNode:
         on_outcome: Callable[[Outcome], None],
     ) -> None:
         self.forced.append(force)
+        if self.refuses_changes:
+            on_outcome(Refused("ERR", "it is so already"))
+            return
         self.submit(
             user=user,
             session="",
@@ -150,7 +155,10 @@ class SingleNode:
 
     def transfer(self, *, target: NodeId, on_outcome: Callable[[Outcome], None]) -> None:
         self.transfers.append(target)
-        on_outcome(Refused("UNAVAILABLE", "no leader is known") if self.unavailable else Changed(1))
+        if self.refuses_changes:
+            on_outcome(Refused("ERR", "it is so already"))
+        else:
+            on_outcome(Refused("UNAVAILABLE", "no leader is known") if self.unavailable else Changed(1))
 
     def backup(self, on_ready: Callable[[Backup | Refused], None]) -> None:
         if self.unavailable:

@@ -171,9 +171,12 @@ def test_a_single_node_grows_to_three_and_shrinks_again(tmp_path: Path) -> None:
         assert "last voter" in refused.stderr
 
 
-def test_c8_a_removed_node_ends_with_what_to_do_and_its_id_never_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ["follower", "leader"])
+def test_c8_a_removed_node_ends_with_what_to_do_and_its_id_never_comes_back(
+    tmp_path: Path, role: str
+) -> None:
     with running_cluster(tmp_path) as cluster:
-        node = cluster.followers()[0]
+        node = cluster.leader() if role == "leader" else cluster.followers()[0]
         staying = [other for other in cluster if other is not node]
         endpoints = ",".join(other.endpoint for other in staying)
         members(endpoints, "remove", node.node_id)
