@@ -142,6 +142,14 @@ def decode_snapshot(data: bytes, *, name: str) -> tuple[StoredSnapshot, bytes]:
         raise _refusal(name, damage, _ANOTHER_COPY) from damage
 
 
+def check_snapshot(data: bytes, *, name: str) -> StoredSnapshot:
+    """What a whole file of a data directory is. Raises DamagedFile, and DataDirError as above."""
+    try:
+        return _decode(data, name)[0]
+    except DamageError as damage:
+        raise damaged(name, damage.offset, damage.found) from damage
+
+
 class PartialSnapshot:
     """A file being taken or received. A child process that inherited it may append in our stead."""
 
@@ -167,20 +175,32 @@ class PartialSnapshot:
         """
         with room_needed():
             self._file.sync()
-        reader = _Reader(self._file.read_at, self._file.size(), self._name)
-        try:
-            stored = reader.check()
-        except (DamageError, DataDirError) as error:
-            self.discard()
-            if isinstance(error, DamageError):
-                raise _refusal(self._files.path(self._name), error, _THROWN_AWAY) from error
-            raise
+        stored = self._checked()
         meta = stored.header.meta
         with room_needed():
             self._files.rename(self._name, snapshot_name(meta.index, meta.term))
         self._files.sync_directory()
         self._file.close()
         return stored
+
+    def detach(self) -> tuple[StoredSnapshot, "SnapshotReader"]:
+        """Read all of it back and take its name away: it lasts until the reader is closed.
+
+        For a backup, on which no log rests. Raises CorruptData, having discarded it, when it is not a
+        whole snapshot.
+        """
+        stored = self._checked()
+        self._files.remove(self._name)
+        return stored, SnapshotReader(self._file)
+
+    def _checked(self) -> StoredSnapshot:
+        try:
+            return _Reader(self._file.read_at, self._file.size(), self._name).check()
+        except (DamageError, DataDirError) as error:
+            self.discard()
+            if isinstance(error, DamageError):
+                raise _refusal(self._files.path(self._name), error, _THROWN_AWAY) from error
+            raise
 
     def discard(self) -> None:
         """Close and remove it."""

@@ -242,6 +242,8 @@ class Node:
             config.data_dir,
         )
         self._tick(loop)
+        if self.driver.raft.configuration.voters == (config.node_id,):
+            self.driver.raft.campaign()  # nobody else can lead: there is no time-out to wait for
 
     async def _join(self, at: Address) -> None:
         """Learn from the node at `at` whose cluster this empty one is part of; wait until it is (C8)."""

@@ -6,6 +6,7 @@ disk the log there begins with it, and then the one in memory is cut. A backup i
 somebody asked for.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from lockd.disk.record import Identity, SnapshotMark
@@ -17,7 +18,7 @@ from lockd.locks.machine import LockMachine
 from lockd.raft.entries import SnapshotMeta
 from lockd.raft.node import RaftNode
 from lockd.server import frames
-from lockd.server.port import Backup
+from lockd.server.port import Backup, SnapshotReader
 from lockd.server.snapshots import SnapshotFiles
 
 ENTRY_OVERHEAD_BYTES = 64
@@ -50,7 +51,7 @@ class Checkpoints:
         self._log_bytes = log_bytes
         self._grown = 0
         self._taking = False
-        self._backups: list[tuple[LogIndex, Callable[[Backup | Refused], None]]] = []
+        self._backups: deque[Callable[[Backup | Refused], None]] = deque()
         self._hashes: dict[int, dict[NodeId, str]] = {}
         self.taken = 0
 
@@ -59,7 +60,10 @@ class Checkpoints:
         self._grown += payload_bytes + ENTRY_OVERHEAD_BYTES
         if self._grown >= self._log_bytes:
             self._grown = 0
-            self._take()
+            if not self._taking:
+                self._taking = True
+                machine, _, _ = self._state()
+                self._files.take(self._header(), machine.snapshot, self._on_taken)
 
     def installed(self) -> None:
         """The state is a leader's snapshot now: the next is due so many bytes after it."""
@@ -67,45 +71,36 @@ class Checkpoints:
 
     def backup(self, on_ready: Callable[[Backup | Refused], None]) -> None:
         """Give a snapshot that has at least everything applied now; the reader is the caller's."""
-        self._backups.append((self._raft.last_applied, on_ready))
+        self._backups.append(on_ready)
         self._serve_backups()
 
-    def _take(self) -> None:
-        """Have the state as it is now written; one at a time."""
-        if self._taking:
-            return
-        self._taking = True
-        machine, identity, addresses = self._state()
+    def _header(self) -> SnapshotHeader:
+        """Of the state as it is now."""
+        _, identity, addresses = self._state()
         index = self._raft.last_applied
-        header = SnapshotHeader(
+        return SnapshotHeader(
             SnapshotMeta(index, self._raft.log.term_at(index), self._raft.configuration),
             identity.cluster,
             identity.incarnation,
             tuple(sorted(addresses.items())),
             self._unix_s(),
         )
-        self._files.take(header, machine.snapshot, self._on_taken)
 
     def _on_taken(self, stored: StoredSnapshot | None) -> None:
         """The file is there: have the log on disk begin with it. If it failed, the log goes on growing."""
         self._taking = False
-        if stored is None:
-            backups, self._backups = self._backups, []
-            for _, on_ready in backups:
-                on_ready(Refused("UNAVAILABLE", "the snapshot could not be written; the node's log says why"))
-            return
-        meta = stored.header.meta
-        if self._is_overtaken(meta):
-            self._serve_backups()
-            return
-        self.taken += 1
-        self._write(SnapshotMark(meta.index, meta.term, resets=False), lambda: self._compact(meta))
-        self.compare(self._raft.node_id, meta.index, stored.state_hash)
-        for peer in self._raft.configuration.members:
-            if peer != self._raft.node_id:
-                self._send(peer, frames.StateHash(meta.index, stored.state_hash))
+        if stored is not None and not self._is_overtaken(stored.header.meta):
+            meta = stored.header.meta
+            self.taken += 1
+            self._write(SnapshotMark(meta.index, meta.term, resets=False), lambda: self._compact(meta))
+            self.compare(self._raft.node_id, meta.index, stored.state_hash)
+            for peer in self._raft.configuration.members:
+                if peer != self._raft.node_id:
+                    self._send(peer, frames.StateHash(meta.index, stored.state_hash))
+        self._serve_backups()
 
     def _is_overtaken(self, meta: SnapshotMeta) -> bool:
+        """A leader's snapshot of a later entry was installed while this one was written."""
         newest = self._raft.snapshot
         return newest is not None and newest.index >= meta.index
 
@@ -115,22 +110,26 @@ class Checkpoints:
             self._raft.snapshot_taken(meta)
             kept_bytes = self._log_bytes // 2
             self._raft.compact(self._raft.log.index_leaving(kept_bytes, before=meta.index))
-        self._serve_backups()
 
     def _serve_backups(self) -> None:
-        if self._taking or not self._backups:
+        """One at a time. A backup is a file of its own: the log goes on resting on what all nodes take."""
+        if not self._backups or self._taking:
             return
-        newest = self._raft.snapshot
-        waiting = []
-        for index, on_ready in self._backups:
-            if newest is not None and newest.index >= index:
-                reader = self._files.open(newest.index, newest.term)
-                on_ready(Backup(newest.index, newest.term, reader))
+        self._taking = True
+        on_ready = self._backups.popleft()
+        header = self._header()
+
+        def done(reader: SnapshotReader | None) -> None:
+            self._taking = False
+            if reader is None:
+                reason = "the snapshot could not be written; the node's log says why"
+                on_ready(Refused("UNAVAILABLE", reason))
             else:
-                waiting.append((index, on_ready))
-        self._backups = waiting
-        if waiting:
-            self._take()
+                on_ready(Backup(header.meta.index, header.meta.term, reader))
+            self._serve_backups()
+
+        machine, _, _ = self._state()
+        self._files.back_up(header, machine.snapshot, done)
 
     def compare(self, node: NodeId, index: LogIndex, state_hash: str) -> None:
         """Note what a node's state hashed to. Raises CorruptData when a majority of the voters have

@@ -165,6 +165,7 @@ class Driver:
             clock_ms=ports.clock_ms,
             election_timeout_ms=settings.election_timeout_ms,
             hears=self._is_alive,
+            leadership=lambda: self.leadership,
         )
         self.sending = Sending(
             raft=raft,
@@ -334,7 +335,7 @@ class Driver:
         if self.leadership is not None:
             self.leadership.advance(now_ms)
             self._do_leader_duties(self.leadership)
-        self._membership.tick(self.leadership)
+        self._membership.tick()
         self.turn()
 
     def on_disk_full(self, *, is_full: bool) -> None:

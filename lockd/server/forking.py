@@ -16,6 +16,7 @@ import signal
 import stat
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import TypeVar
 
 from lockd.disk.errors import DataDirError, DiskFullError
 from lockd.disk.snapshots import (
@@ -30,6 +31,8 @@ from lockd.errors import CorruptData
 from lockd.ids import LogIndex, Term
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _EXIT_FAILED = 1
 _EXIT_FULL = 2
@@ -50,20 +53,21 @@ class ForkingSnapshots:
         body: Callable[[], Iterator[bytes]],
         on_taken: Callable[[StoredSnapshot | None], None],
     ) -> None:
-        try:
-            partial = self._store.begin("taken")
-            child = _fork_to_write(partial, encode_snapshot(header, body()))
-        except OSError as error:
-            log.error("cannot take a snapshot: %s", error)  # noqa: TRY400 - one line says it
-            on_taken(None)
-            return
-        self._watch(self._finish_taking(child, partial, on_taken))
+        self._write("taken", header, body, PartialSnapshot.finish, on_taken)
+
+    def back_up(
+        self,
+        header: SnapshotHeader,
+        body: Callable[[], Iterator[bytes]],
+        on_ready: Callable[[SnapshotReader | None], None],
+    ) -> None:
+        self._write("backup", header, body, lambda partial: partial.detach()[1], on_ready)
 
     def begin(self) -> PartialSnapshot:
         return self._store.begin("received")
 
     def finish(self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]) -> None:
-        self._watch(self._finish(partial, on_finished))
+        self._watch(self._complete(partial, PartialSnapshot.finish, on_finished))
 
     def open(self, index: LogIndex, term: Term) -> SnapshotReader:
         return self._store.open(index, term)
@@ -88,8 +92,29 @@ class ForkingSnapshots:
             report = {"message": "a snapshot has failed", "exception": error}
             task.get_loop().call_exception_handler(report)
 
-    async def _finish_taking(
-        self, child: int, partial: PartialSnapshot, on_taken: Callable[[StoredSnapshot | None], None]
+    def _write(
+        self,
+        label: str,
+        header: SnapshotHeader,
+        body: Callable[[], Iterator[bytes]],
+        complete: Callable[[PartialSnapshot], T],
+        on_done: Callable[[T | None], None],
+    ) -> None:
+        try:
+            partial = self._store.begin(label)
+            child = _fork_to_write(partial, encode_snapshot(header, body()))
+        except OSError as error:
+            log.error("cannot take a snapshot: %s", error)  # noqa: TRY400 - one line says it
+            on_done(None)
+        else:
+            self._watch(self._await_child(child, partial, complete, on_done))
+
+    async def _await_child(
+        self,
+        child: int,
+        partial: PartialSnapshot,
+        complete: Callable[[PartialSnapshot], T],
+        on_done: Callable[[T | None], None],
     ) -> None:
         self._child = child
         _, status = await asyncio.to_thread(os.waitpid, child, 0)
@@ -98,21 +123,25 @@ class ForkingSnapshots:
             reason = _REASONS.get(os.waitstatus_to_exitcode(status), f"its writer ended with status {status}")
             log.error("cannot take a snapshot: %s; the next is tried after more log", reason)
             partial.discard()
-            on_taken(None)
+            on_done(None)
             return
-        await self._finish(partial, on_taken)
+        await self._complete(partial, complete, on_done)
 
-    async def _finish(
-        self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]
+    async def _complete(
+        self,
+        partial: PartialSnapshot,
+        complete: Callable[[PartialSnapshot], T],
+        on_done: Callable[[T | None], None],
     ) -> None:
         try:
-            stored = await asyncio.to_thread(partial.finish)
+            done = await asyncio.to_thread(complete, partial)
         except (CorruptData, DataDirError, DiskFullError) as error:
             log.error("a snapshot can't be used: %s", error)  # noqa: TRY400 - one line says it
-            on_finished(None)
+            on_done(None)
         else:
-            log.info("snapshot of entry %d is on disk: %d bytes", stored.header.meta.index, stored.file_bytes)
-            on_finished(stored)
+            if isinstance(done, StoredSnapshot):
+                log.info("snapshot of entry %d is on disk, %d bytes", done.header.meta.index, done.file_bytes)
+            on_done(done)
 
 
 def _fork_to_write(partial: PartialSnapshot, pieces: Iterable[bytes]) -> int:

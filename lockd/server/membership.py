@@ -65,6 +65,7 @@ class Membership:
         clock_ms: Callable[[], int],
         election_timeout_ms: int,
         hears: Callable[[NodeId], bool],
+        leadership: Callable[[], Leadership | None],
     ) -> None:
         """`hears(node)`: the leader has heard of it within an election timeout."""
         self._node_id = node_id
@@ -75,7 +76,7 @@ class Membership:
         self._clock_ms = clock_ms
         self._election_timeout_ms = election_timeout_ms
         self._hears = hears
-        self._leadership: Leadership | None = None
+        self._leadership = leadership
         self._numbers = itertools.count(boot)
         self._open: dict[int, _Question] = {}
         self._handover: _Handover | None = None
@@ -101,9 +102,8 @@ class Membership:
         for number in list(self._open):
             self.on_reply(number, Refused("UNKNOWN", reason))
 
-    def tick(self, leadership: Leadership | None) -> None:
+    def tick(self) -> None:
         """Ask the leader what is to be asked, give up what is overdue, promote who has caught up."""
-        self._leadership = leadership
         now_ms = self._clock_ms()
         for number, question in list(self._open.items()):
             if now_ms >= question.deadline_ms:
@@ -113,7 +113,7 @@ class Membership:
                 self._route(number, question)
             elif question.asked != self._raft.term:
                 self._leader_has_changed(number, question.wish)
-        if leadership is not None:
+        if self._leadership() is not None:
             self._promote_who_caught_up()
         self._settle_handover(now_ms)
 
@@ -142,7 +142,8 @@ class Membership:
 
     def lead(self, wish: Wish, *, user: str, answer: Answer) -> None:
         """Do it as the leader. `answer` is called once, maybe at once."""
-        if self._leadership is None or not self._raft.is_leader_ready:
+        leadership = self._leadership()
+        if leadership is None or not self._raft.is_leader_ready:
             answer(None)
             return
         match wish:
@@ -153,7 +154,7 @@ class Membership:
                 if refusal is not None:
                     answer(refusal)
                 else:
-                    self._propose(operation, user, self._leadership, answer)
+                    self._propose(operation, user, leadership, answer)
 
     def _objection(self, operation: MemberOperation, *, force: bool) -> Refused | None:
         refusal = self._machine().objection_to(operation)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from lockd.disk.errors import DiskFullError
 from lockd.disk.snapshots import PartialSnapshot, SnapshotHeader, StoredSnapshot
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.raft.codec import decode_message, encode_message
@@ -38,6 +39,14 @@ class SnapshotFiles(Protocol):
         on_taken: Callable[[StoredSnapshot | None], None],
     ) -> None:
         """Write the state as it is at this call, without stopping the loop for it. None: it failed."""
+
+    def back_up(
+        self,
+        header: SnapshotHeader,
+        body: Callable[[], Iterator[bytes]],
+        on_ready: Callable[[SnapshotReader | None], None],
+    ) -> None:
+        """As `take`, to a file of no name, which is the caller's to close."""
 
     def begin(self) -> PartialSnapshot:
         """Begin to receive a file; an unfinished one before it is gone."""
@@ -89,7 +98,11 @@ class Sending:
         peer, meta = message.receiver, message.snapshot
         self._end(peer)
         now_ms = self._clock_ms()
-        reader = self._files.open(meta.index, meta.term)
+        try:
+            reader = self._files.open(meta.index, meta.term)
+        except FileNotFoundError:  # a newer one has just replaced it, and Raft is about to hear of that
+            self._raft.report_snapshot_failed(peer)
+            return
         self._outgoing[peer] = _Outgoing(meta, reader, 0, now_ms, now_ms)
         self._send_chunk(peer)
 
@@ -195,7 +208,11 @@ class Receiving:
             return
         partial = incoming.partial
         if chunk.offset == partial.received_bytes and chunk.data:
-            partial.append(chunk.data)
+            try:
+                partial.append(chunk.data)
+            except DiskFullError:  # the leader sends it again, and gives up in the end (D4)
+                self.discard()
+                return
         self._send(sender, frames.SnapshotAck(meta.index, meta.term, partial.received_bytes))
         if partial.received_bytes >= incoming.file_bytes:
             incoming.finishing = True

@@ -35,6 +35,17 @@ class DirectSnapshots:
             partial.append(piece)
         self.finish(partial, on_taken)
 
+    def back_up(
+        self,
+        header: SnapshotHeader,
+        body: Callable[[], Iterator[bytes]],
+        on_ready: Callable[[SnapshotReader | None], None],
+    ) -> None:
+        partial = self._store().begin("backup")
+        for piece in encode_snapshot(header, body()):
+            partial.append(piece)
+        self._later(lambda: on_ready(partial.detach()[1]))
+
     def begin(self) -> PartialSnapshot:
         return self._store().begin("received")
 
