@@ -212,6 +212,8 @@ def _read_directory(data_dir: Path) -> Iterator[bytes]:
 
 def _download(access: Access) -> Iterator[bytes]:
     """The file's bytes from a node. The node keeps the copy as long as the connection."""
+    with access.client() as client:
+        client.ask(queries.status())  # if no node answers, that is soon told
     with access.client(ttl=SAVE_PATIENCE_SECONDS) as client:
         made = client.ask(queries.make_backup())
         offset = 0

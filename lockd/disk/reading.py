@@ -1,11 +1,11 @@
 """Read a data directory whose node does not run, and change nothing in it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from lockd.disk.errors import DataDirError
 from lockd.disk.files import OsFiles
 from lockd.disk.recovery import Recovered, read_log, segment_number
+from lockd.disk.segments import with_snapshot
 from lockd.disk.snapshots import SnapshotStore
 
 
@@ -23,11 +23,7 @@ def read_data_dir(path: Path) -> Recovered:
         if not segments:
             raise DataDirError(f"data directory {path} holds no log")
         image = read_log((files.path(name), files.read(name)) for name in segments)
-        mark = image.stream.mark
-        if mark is None:
-            return image.recovered
-        stored, body = SnapshotStore(files).load(mark.index, mark.term)
-        return replace(image.recovered, snapshot=stored, state=body)
+        return with_snapshot(image, SnapshotStore(files), files)
     except OSError as error:
         raise DataDirError(f"data directory {path}: {error.strerror or error}") from error
     finally:

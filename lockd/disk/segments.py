@@ -68,7 +68,7 @@ def open_log(
     owner = image.recovered.identity.node_id
     if owner != node_id:
         raise DataDirError(f"{files.path('')} holds the data of node {owner}, and this is node {node_id}")
-    recovered = _with_snapshot(image, SnapshotStore(files), files)
+    recovered = with_snapshot(image, SnapshotStore(files), files)
     _settle(files, image)
     log = SegmentLog(files, image, ahead=ahead, segment_bytes=segment_bytes)
     return replace(recovered, fresh=fresh), log
@@ -221,7 +221,7 @@ def _refuse_snapshot_without_log(files: Files) -> None:
             )
 
 
-def _with_snapshot(image: LogImage, snapshots: SnapshotStore, files: Files) -> Recovered:
+def with_snapshot(image: LogImage, snapshots: SnapshotStore, files: Files) -> Recovered:
     """Load the snapshot that the log rests on."""
     mark = image.stream.mark
     if mark is None:
