@@ -43,6 +43,7 @@ _COMMANDS = {
     "status": _Command("lockd.cli.status", "status", "Show the cluster and its nodes."),
     "members": _Command("lockd.cli.members", "members", "List, add, promote and remove the cluster's nodes."),
     "snapshot": _Command("lockd.cli.snapshot", "snapshot", "Save, restore and look at the cluster's state."),
+    "log": _Command("lockd.cli.log", "log", "Look into a node's log on disk."),
     "hash-password": _Command("lockd.cli.passwords", "hash_password", "Hash a password for --auth-file."),
 }
 

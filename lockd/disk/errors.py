@@ -14,9 +14,19 @@ _WHAT_TO_DO = (
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def damaged(name: str, offset: int, found: str) -> CorruptData:
+class DamagedFile(CorruptData):
+    """A file of the data directory is damaged at `offset`, in bytes, by what was `found` there."""
+
+    def __init__(self, name: str, offset: int, found: str) -> None:
+        super().__init__(f"{name}: damaged at offset {offset}: {found}. {_WHAT_TO_DO}")
+        self.name = name
+        self.offset = offset
+        self.found = found
+
+
+def damaged(name: str, offset: int, found: str) -> DamagedFile:
     """The refusal to start: which file, where, what was found, and what to do (SAFETY D3)."""
-    return CorruptData(f"{name}: damaged at offset {offset}: {found}. {_WHAT_TO_DO}")
+    return DamagedFile(name, offset, found)
 
 
 class DataDirError(Exception):

@@ -105,14 +105,29 @@ def recover(segments: Iterable[tuple[str, bytes]]) -> Recovered:
 
 def read_log(segments: Iterable[tuple[str, bytes]]) -> LogImage:
     """As `recover`, with where and how the log goes on. One segment at a time is held in memory."""
-    reader = _Reader()
+    reader = LogReader()
     for name, content in segments:
         reader.read_segment(name, content)
     return reader.image()
 
 
-class _Reader:
+@dataclass(frozen=True, slots=True)
+class ReadSoFar:
+    """What a log amounts to up to its end, or up to the first damage. `stream` is None before the
+    first batch."""
+
+    stream: StreamState | None
+    entries: EntryRun
+    base_term: Term
+
+
+class LogReader:
+    """Reads one segment after the other; when one is damaged, it has what was before that."""
+
     def __init__(self) -> None:
+        self.batches_read = 0
+        self.entries_read = 0
+        """As they were written: those count too that were replaced later."""
         self._stream: StreamState | None = None
         self._base = LogIndex(0)
         self._base_term = Term(0)
@@ -159,13 +174,11 @@ class _Reader:
             missing = f"segment {self._segment + 1}, which follows from here on, is missing"
             raise damaged(spot.name, spot.offset + len(batch), missing)
         self._check_base(self._stream.mark, *self._first)
-        first = LogIndex(self._base + 1)
-        entries = EntryRun(first, tuple(self._terms), tuple(self._kinds), tuple(self._payloads))
         return LogImage(
             recovered=Recovered(
                 identity=self._stream.identity,
                 hard_state=self._stream.hard_state,
-                entries=entries,
+                entries=self.so_far().entries,
                 bindings=dict(self._stream.bindings),
                 addresses=dict(self._stream.addresses),
                 fresh=False,
@@ -182,6 +195,11 @@ class _Reader:
             prepared_bytes=self._prepared[1] if self._prepared else None,
         )
 
+    def so_far(self) -> ReadSoFar:
+        first = LogIndex(self._base + 1)
+        entries = EntryRun(first, tuple(self._terms), tuple(self._kinds), tuple(self._payloads))
+        return ReadSoFar(self._stream, entries, self._base_term)
+
     def _read_batches(self, name: str, content: bytes) -> None:
         """Replay one segment up to its seal or to the end of the log."""
         sector = 0
@@ -196,6 +214,7 @@ class _Reader:
                 self._torn = read.torn
                 break
             self._batches = read.number
+            self.batches_read += 1
             sector = read.end_sector
             end = sector * SECTOR_BYTES
             self._last_batch = (Spot(name, self._segment, offset), content[offset:end])
@@ -236,6 +255,7 @@ class _Reader:
 
     def _append(self, run: EntryRun) -> None:
         """§5.3: entries from `run.first` on are replaced. The stream has checked for gaps."""
+        self.entries_read += len(run)
         kept = run.first - 1 - self._base
         if kept < 0:
             # It replaces entries of segments that are gone, whose terms nobody knows any more: the
