@@ -12,7 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from lockd.cli.exits import ExitStatus, NotChangedError
-from lockd.cli.options import Access, as_json, with_access
+from lockd.cli.options import PATIENCE_SECONDS, Access, as_json, with_access
 from lockd.cli.output import role_of, show_json, show_table
 from lockd.client import queries
 from lockd.client.queries import MembersReply, Query
@@ -20,7 +20,7 @@ from lockd.errors import AccessDenied, OutcomeUnknown, Rejected
 from lockd.ids import NODE_ID_MAX
 from lockd.protocol.arguments import read_address
 
-CHANGE_PATIENCE_SECONDS: Final = 15.0
+CHANGE_PATIENCE_SECONDS: Final = PATIENCE_SECONDS
 """A change waits for the one before it, and for a leader."""
 
 

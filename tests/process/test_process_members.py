@@ -270,6 +270,24 @@ def test_c7_a_change_whose_new_quorum_cannot_be_reached_is_refused_unless_forced
         await_voters(leader, *sorted({leader.node_id, other.node_id}))
 
 
+def test_c7_a_node_that_was_away_follows_a_leader_that_it_has_never_heard_of(tmp_path: Path) -> None:
+    """Nobody but that leader can tell it of that leader: it is heard, and dialled back where it says."""
+    with running_cluster(tmp_path) as cluster:
+        away = cluster.followers()[0]
+        away.kill()
+        leader = cluster.leader()
+        new = newcomer(cluster, tmp_path, 4, through=leader)
+        members(cluster.endpoints, "add", 4, peer_address(new))
+        new.start().await_ready()
+        await_voters(leader, 1, 2, 3, 4)
+        members(cluster.endpoints, "transfer", 4)
+        assert cluster.leader() is new
+        away.start().await_ready()
+        await_voters(away, 1, 2, 3, 4)
+        assert away.status()["leader"] == 4
+        assert away.ask("LOCK.ACQUIRE", "k", "TTL", 60_000)["token"]  # passed on to the leader
+
+
 def test_a_learner_stays_one_until_it_is_promoted(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as cluster:
         leader = cluster.leader()
