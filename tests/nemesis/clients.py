@@ -17,6 +17,11 @@ from lockd.client.sync import Lease
 from tests.nemesis.history import History, Kind, Operation, Outcome, Tenure
 
 LOCKS = ("a", "b", "c")
+KEPT = "kept"
+"""A lock that some of the clients hold for long: they are the ones that faults meet while they hold."""
+KEEPS = 0.5
+"""How often one of those takes it."""
+KEEP_S_MEAN = 1.0
 WAITS_S = (0.0, 0.3, 2.0)
 HOLD_S_MEAN = 0.02
 CLOSES = 0.01
@@ -29,15 +34,15 @@ class Locker(threading.Thread):
     """One client. `failure` is what ended it, if anything did."""
 
     def __init__(
-        self, name: str, endpoints: str, history: History, *, seed: int, ttl_s: float = TTL_S
+        self, name: str, endpoints: str, history: History, *, seed: int, is_keeper: bool = False
     ) -> None:
         super().__init__(name=name, daemon=True)
+        self._is_keeper = is_keeper
         self.failure: BaseException | None = None
         self.grants = 0
         self._requests = itertools.count(1)
         self._endpoints = endpoints
         self._history = history
-        self._ttl_s = ttl_s
         self._random = random.Random(f"{seed} {name}")
         self._done = threading.Event()
         self._client = self._new_client()
@@ -49,7 +54,8 @@ class Locker(threading.Thread):
     def run(self) -> None:
         try:
             while not self._done.is_set():
-                lock = self._random.choice(LOCKS)
+                keeps = self._is_keeper and self._random.random() < KEEPS
+                lock = KEPT if keeps else self._random.choice(LOCKS)
                 if self._random.random() < LOOKS:
                     self._look(lock)
                 else:
@@ -59,7 +65,7 @@ class Locker(threading.Thread):
             self.failure = error
 
     def _new_client(self) -> lockd.Client:
-        return lockd.Client(self._endpoints, ttl=self._ttl_s, name=self.name)
+        return lockd.Client(self._endpoints, ttl=TTL_S, name=self.name)
 
     # One thing at a time.
 
@@ -81,7 +87,7 @@ class Locker(threading.Thread):
         trusted_from = clock.now()
         ended: list[float] = []
         lease.on_lost(lambda: ended.append(clock.now()))
-        self._done.wait(self._random.expovariate(1 / HOLD_S_MEAN))
+        self._done.wait(self._random.expovariate(1 / (KEEP_S_MEAN if lock == KEPT else HOLD_S_MEAN)))
         closes = self._random.random() < CLOSES
         # It is trusted until the clock says no, it is told of the end, or it lets go: whichever is first.
         let_go = clock.now()
@@ -164,7 +170,10 @@ class Locker(threading.Thread):
 @contextlib.contextmanager
 def running_lockers(endpoints: str, history: History, *, count: int, seed: int) -> Iterator[Sequence[Locker]]:
     """So many clients, named c1, c2, ...; stopped at the end. Raises what made one of them fail."""
-    lockers = [Locker(f"c{number}", endpoints, history, seed=seed) for number in range(1, count + 1)]
+    lockers = [
+        Locker(f"c{number}", endpoints, history, seed=seed, is_keeper=number % 2 == 0)
+        for number in range(1, count + 1)
+    ]
     for locker in lockers:
         locker.start()
     try:
