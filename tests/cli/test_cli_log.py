@@ -260,3 +260,22 @@ def test_an_unreadable_segment_is_one_line(directory: Path, capsys: pytest.Captu
     (directory / segment_name(99)).mkdir()
     assert main(["log", "inspect", str(directory)]) == 2
     assert capsys.readouterr().err == f"lockd log: {directory}: Is a directory\n"
+
+
+def test_d3_what_a_running_node_writes_meanwhile_is_never_taken_for_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Segments are sealed, begun and removed while they are read."""
+    _, wal = open_data_dir(tmp_path, node_id=NODE, draw_instance=draw_instance, segment_bytes=4096)
+    told: SimpleQueue[int | BaseException] = SimpleQueue()
+    wal.start(told.put, told.put, told.put)
+    written, last = 0, 0
+    while last < 400:
+        while written < last + 40:
+            written += 1
+            wal.submit(LogWrite(written, append=run(written, b"x" * 1500)))
+            if written % 25 == 0:
+                store(wal.snapshots, header(written), b"the state")
+                wal.submit(LogWrite(written, snapshot=mark(written)))
+        last = document(capsys, str(tmp_path))["log"]["last"]
+    wal.close()

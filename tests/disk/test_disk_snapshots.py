@@ -144,3 +144,14 @@ def test_snapshot_names_are_read_back_and_others_are_none() -> None:
     assert snapshot_name(*AT_7) == "snapshot-0000000000000007-0000000000000002.snap"
     for name in ("snapshot-7-2.snap", "snapshot-taken.new", f"{snapshot_name(*AT_7)}.new", "1.log"):
         assert snapshot_of(name) is None
+
+
+def test_a_backup_has_no_name_and_lasts_until_it_is_closed() -> None:
+    disk = MemoryFiles()
+    partial = SnapshotStore(disk).begin("backup")
+    partial.append(encoded(*BODY))
+    stored, reader = partial.detach()
+    assert disk.names() == []
+    assert stored.header == header(7, 2)
+    assert reader.read(0, reader.size) == encoded(*BODY)
+    reader.close()
