@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -11,6 +11,8 @@ from lockd.cli.options import as_json
 from lockd.cli.output import show_facts, show_json, show_table
 from lockd.disk.errors import DataDirError
 from lockd.disk.inspection import Inspection, SnapshotView, describe_entry, inspect_data_dir
+
+_USES: Final = {True: "in force", False: "left over, a start removes it", None: "not known"}
 
 
 @click.group()
@@ -157,8 +159,8 @@ def _end(found: Inspection) -> str:
 
 
 def _snapshot_row(view: SnapshotView) -> tuple[object, ...]:
-    use = "in force" if view.in_force else "left over, a start removes it"
-    return (view.file, view.file_bytes, view.stored.state_hash if view.stored else "-", use)
+    state_hash = view.stored.state_hash if view.stored else "-"
+    return (view.file, view.file_bytes, state_hash, _USES[view.in_force])
 
 
 def _show_entries(found: Inspection) -> None:

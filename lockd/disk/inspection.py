@@ -38,12 +38,13 @@ class SegmentView:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotView:
-    """`stored` is None for an unfinished or damaged file."""
+    """`stored` is None for an unfinished or damaged file, `in_force` where the log can't be read to
+    its end: a later mark may name the file."""
 
     file: str
     file_bytes: int
     stored: StoredSnapshot | None
-    in_force: bool
+    in_force: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,9 @@ def _inspect(segments: list[tuple[str, bytes]], snapshots: list[tuple[str, bytes
     mark = so_far.stream.mark if so_far.stream else None
     in_force = snapshot_name(mark.index, mark.term) if mark else ""
     found = [_read_snapshot(name, content, in_force, damages) for name, content in snapshots]
-    if in_force and all(view.file != in_force for view in found):
+    if image is None:
+        found = [replace(view, in_force=None) for view in found]
+    elif in_force and all(view.file != in_force for view in found):
         damages.append(Damage(in_force, 0, "the log rests on this snapshot, and it is missing"))
     return Inspection(
         stream=so_far.stream,

@@ -203,6 +203,7 @@ def test_d3_damage_is_status_1_after_what_can_be_read(
     assert found["node"] == 1
     assert found["log"]["last"] > found["log"]["first"]
     assert found["log"]["end"] is None
+    assert [view["in_force"] for view in found["snapshots"]] == [None]
     assert main(["log", "inspect", str(directory)]) == 1
     assert f"damaged: {second.name} at offset 512: " in capsys.readouterr().out.splitlines()[-1]
 

@@ -6,7 +6,7 @@ import pytest
 
 from lockd.disk.errors import DataDirError
 from lockd.disk.record import Identity, LogWrite
-from lockd.disk.recovery import Recovered, recover, segment_name
+from lockd.disk.recovery import Recovered, read_log, recover, segment_name
 from lockd.disk.segments import SegmentLog, create_log, open_log
 from lockd.disk.snapshots import SnapshotStore, encode_snapshot, snapshot_name
 from lockd.errors import CorruptData
@@ -93,7 +93,9 @@ def test_an_older_snapshot_goes_with_the_mark_of_a_newer_one_and_a_newer_file_st
 @pytest.mark.parametrize("index", [5, 20, 50])
 def test_c9_an_installed_snapshot_leaves_nothing_of_the_old_log(index: int) -> None:
     disk, log = filled(20)
+    in_use = read_log(segments_of(disk)).tail.name
     take(log, index, 3, resets=True)
+    assert names(disk)[0] == in_use
     log.write([LogWrite(1, hard_state(3), run(index + 1, b"new", b"newer", term=3))])
     for _ in range(2):
         recovered, log = open_small(disk)
