@@ -146,6 +146,18 @@ def test_a_node_joins_whether_it_is_added_or_started_first(tmp_path: Path, first
         await_voters(new, 1, 2, 3, 4)
 
 
+def test_a_node_that_waits_to_be_added_can_be_told_to_stop(tmp_path: Path) -> None:
+    with running_node(tmp_path) as member:
+        node = LockdProcess(tmp_path / "new", node_id=2, flags=[f"--join={peer_address(member)}"])
+        try:
+            node.start()
+            eventually(lambda: "waiting to be added" in node.log_text(), "it waits")
+            assert node.terminate() == 0
+            assert "Traceback" not in node.log_text()
+        finally:
+            node.stop()
+
+
 def test_a_single_node_grows_to_three_and_shrinks_again(tmp_path: Path) -> None:
     with running_node(tmp_path) as one, contextlib.ExitStack() as stack:
         added = []

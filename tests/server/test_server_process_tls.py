@@ -113,6 +113,25 @@ def test_nodes_know_each_other_by_their_authority_and_nobody_else_gets_a_word_in
         assert follower.ask("LOCK.ACQUIRE", "k2", "TTL", 60_000)["token"] > token
 
 
+def test_a_node_joins_by_the_certificate_of_its_peers_authority(tmp_path: Path) -> None:
+    ours, theirs = make_authority(tmp_path, "ours"), make_authority(tmp_path, "theirs")
+    flags = peer_flags(make_certificate(tmp_path, "node", ours), ours)
+    impostor = peer_flags(make_certificate(tmp_path, "impostor", theirs), theirs)
+    with running_cluster(tmp_path, size=1, flags=flags) as cluster:
+        (member,) = cluster
+        new = cluster.nodes[2] = LockdProcess(tmp_path / "new", node_id=2)
+        address, join = f"127.0.0.1:{new.ports.peer}", f"--join=127.0.0.1:{member.ports.peer}"
+        added = run_lockd("members", "add", 2, address, "--endpoints", member.endpoint)
+        assert added.returncode == 0, added.stderr
+        new.flags = [join, *impostor]
+        new.start()
+        eventually(lambda: "CERTIFICATE_VERIFY_FAILED" in new.log_text(), "it is told why")
+        new.stop()
+        new.flags = [join, *flags]
+        new.start().await_ready()
+        eventually(lambda: all(found["voter"] for found in new.status()["members"]), "it votes")
+
+
 def ask(node: LockdProcess, context: ssl.SSLContext, *commands: tuple[object, ...]) -> list[Any]:
     reader = hiredis.Reader(encoding="utf-8", notEnoughData=None)
     raw = socket.create_connection(("::1", node.ports.client), timeout=10)
