@@ -1,0 +1,25 @@
+"""All mutations, and the rules that have none."""
+
+from collections.abc import Mapping
+
+from tests.mutations import consensus, disk, locks, server
+from tests.mutations.mutation import Mutation
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *consensus.MUTATIONS,
+    *disk.MUTATIONS,
+    *locks.MUTATIONS,
+    *server.MUTATIONS,
+)
+
+RULES = (
+    *(f"P{n}" for n in range(1, 4)),
+    *(f"C{n}" for n in range(1, 12)),
+    *(f"D{n}" for n in range(1, 5)),
+    *(f"T{n}" for n in range(1, 5)),
+    *(f"G{n}" for n in range(1, 8)),
+)
+"""The rules of SAFETY.md that consensus, disk and lock state keep: each has a mutation or a reason."""
+
+NOT_MUTATED: Mapping[str, str] = {}
+"""Rules that can't be taken out by an edit of one place, and what keeps them instead."""
