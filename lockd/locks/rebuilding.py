@@ -42,9 +42,10 @@ def state_of(records: Iterator[Record]) -> LockState:
     return building.state
 
 
-def _require(holds: bool, what: str) -> None:  # noqa: FBT001 - reads as an assertion
+def _require(holds: bool, what: str, *numbers: object) -> None:  # noqa: FBT001 - reads as an assertion
+    """The text is put together only when it is needed: there are a dozen of these for each request."""
     if not holds:
-        raise CorruptData(f"a lock state is damaged: {what}")
+        raise CorruptData("a lock state is damaged: " + what.format(*numbers))
 
 
 class _Rebuilding:
@@ -74,7 +75,7 @@ class _Rebuilding:
         if taker is None:
             raise CorruptData("a lock state is damaged: it has two heads")
         place = taker(record)
-        _require(self._last < place, f"a {type(record).__name__} out of order")
+        _require(self._last < place, "a {} out of order", type(record).__name__)
         self._last = place
 
     def end(self) -> None:
@@ -92,15 +93,15 @@ class _Rebuilding:
         return (2, record.node)
 
     def _removed(self, record: RemovedRecord) -> tuple[Any, ...]:
-        _require(record.node not in self.state.nodes, f"node {record.node} is registered and removed")
-        _require(record.node not in self.state.members, f"node {record.node} is a member and removed")
+        _require(record.node not in self.state.nodes, "node {} is registered and removed", record.node)
+        _require(record.node not in self.state.members, "node {} is a member and removed", record.node)
         self.state.removed[record.node] = record.instance
         return (3, record.node)
 
     def _session_begins(self, record: SessionRecord) -> tuple[Any, ...]:
         state = self.state
-        _require(record.number <= state.sessions_opened, f"session {record.number} was never opened")
-        _require(record.number not in self._by_number, f"session {record.number} stands twice")
+        _require(record.number <= state.sessions_opened, "session {} was never opened", record.number)
+        _require(record.number not in self._by_number, "session {} stands twice", record.number)
         _require(state.limits.clamp_ttl(record.ttl_ms) == record.ttl_ms, "a TTL out of its range")
         _require(record.silent_ms <= record.ttl_ms, "a silence out of its range")
         session = Session(
@@ -124,9 +125,9 @@ class _Rebuilding:
         if session is None:
             raise CorruptData("a lock state is damaged: an answer without its session")
         answers, floor = session.answers, session.answers.floor
-        _require(record.request > floor, f"an answer at or under the floor {floor}")
+        _require(record.request > floor, "an answer at or under the floor {}", floor)
         answers.ended(record.request, self._once(record.answer))
-        _require(answers.floor == floor, f"more answers than session {session.number} keeps")
+        _require(answers.floor == floor, "more answers than session {} keeps", session.number)
         return (4, session.id, record.request)
 
     def _private_answer(self, record: PrivateAnswerRecord) -> tuple[Any, ...]:
@@ -151,10 +152,10 @@ class _Rebuilding:
         session = self._by_number.get(record.session)
         if lock is None or session is None:
             raise CorruptData(f"a lock state is damaged: request {record.ticket} lacks lock or session")
-        _require(record.ticket <= state.tickets, f"ticket {record.ticket} was never drawn")
-        _require(record.ticket not in self._tickets, f"request {record.ticket} stands twice")
-        _require(record.token <= state.token, f"token {record.token} was never drawn")
-        _require(record.place <= lock.queued, f"place {record.place} of {lock.queued}")
+        _require(record.ticket <= state.tickets, "ticket {} was never drawn", record.ticket)
+        _require(record.ticket not in self._tickets, "request {} stands twice", record.ticket)
+        _require(record.token <= state.token, "token {} was never drawn", record.token)
+        _require(record.place <= lock.queued, "place {} of {}", record.place, lock.queued)
         self._tickets.add(record.ticket)
         request = _request_of(record, lock, session)
         self._register(request, session)
@@ -176,7 +177,7 @@ class _Rebuilding:
         session.requests[request.ticket] = request
         if isinstance(request.id, int):
             if request.id:
-                _require(request.id not in session.answers.live, f"request id {request.id} stands twice")
+                _require(request.id not in session.answers.live, "request id {} stands twice", request.id)
                 session.answers.began(request.id, request)
         elif request.id:
             live = self.state.private_answers.live
@@ -204,7 +205,7 @@ def _with_head(head: Head) -> LockState:
             "run the release that wrote this snapshot, or a later one"
         )
     for name, value in dataclasses.asdict(head.limits).items():
-        _require(0 < value <= CLOCK_MS_MAX, f"the limit {name} is {value}")
+        _require(0 < value <= CLOCK_MS_MAX, "the limit {} is {}", name, value)
     _require(head.limits.ttl_ms_min <= head.limits.ttl_ms_max, "the shortest TTL is over the longest")
     state = LockState(head.limits)
     state.feature_level = head.feature_level
@@ -246,6 +247,6 @@ def _put_timer(state: LockState, number: int, due_ms: int, action: WaitOver | Or
         _require(due_ms == 0, "a deadline without its timer")
         return
     timers = state.timers
-    _require(due_ms > state.clock_ms, f"timer {number} should have fired")
-    _require(number <= timers.sequence and number not in timers, f"timer {number} stands twice or never did")
+    _require(due_ms > state.clock_ms, "timer {} should have fired", number)
+    _require(number <= timers.sequence and number not in timers, "timer {} stands twice or never did", number)
     timers.put_back(number, due_ms, action)

@@ -1,4 +1,4 @@
-"""G1 to G7 as a whole: the machine against the plainest form of itself, over random histories."""
+"""G1 to G7, C9: the machine, at times from a snapshot, and its plainest form, over random histories."""
 
 from typing import Any
 
@@ -158,6 +158,10 @@ class MachineAgainstReference(RuleBasedStateMachine):
         if due is not None:
             self.stamp_ms = due
             self.apply()
+
+    @rule()
+    def restart_from_a_snapshot(self) -> None:
+        self.machine = LockMachine.from_snapshot(b"".join(self.machine.snapshot()))
 
     @invariant()
     def both_show_the_same(self) -> None:

@@ -3,11 +3,13 @@
 import pytest
 
 from lockd.errors import CorruptData
-from lockd.ids import TOKEN_MAX
-from lockd.locks.commands import WAIT_FOREVER, AddMember, OriginGone
+from lockd.ids import TOKEN_MAX, LogIndex
+from lockd.locks.commands import WAIT_FOREVER, AddMember, Granted, OriginGone
+from lockd.locks.fingerprint import fingerprint
 from lockd.locks.machine import LockMachine
 from lockd.locks.restore import Clients, RestoreRefused, restored_state, restored_token
 from tests.locks.cluster_state import ClusterState
+from tests.locks.random_commands import RandomLog
 from tests.locks.test_locks_replay import TIGHT
 from tests.locks.test_locks_snapshot import busy_cluster
 
@@ -167,6 +169,26 @@ def test_one_entry_over_the_end_fires_in_the_order_of_deadlines() -> None:
     cluster.pass_ms(10 * TIGHT.ttl_ms_max)
     assert before.refused.code == "TIMEOUT"
     assert after.granted.token
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_asked_in_the_quiet_period_nothing_is_granted(seed: int) -> None:
+    """Over random entries, some of them made anew from a snapshot; after it grants go on."""
+    machine, log = restored(backup()).machine, RandomLog(seed)
+    token, until_ms = machine.token, machine.grants_from_ms
+    for index in range(machine.applied + 1, machine.applied + 400):
+        batch = log.next_batch(machine.state)
+        completions = machine.apply(LogIndex(index), batch)
+        machine.check_invariants()
+        if machine.clock_ms < until_ms:
+            assert not any(isinstance(completion.outcome, Granted) for completion in completions)
+            assert machine.token == token
+            assert machine.next_timer_ms() is not None
+        if index % 10 == 0:
+            again = LockMachine.from_snapshot(b"".join(machine.snapshot()))
+            assert fingerprint(again.state) == fingerprint(machine.state)
+            machine = again
+    assert machine.token > token
 
 
 def test_the_quiet_period_outlives_a_snapshot() -> None:
