@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from lockd.ids import ClusterId, Incarnation, NodeId
 from lockd.server import frames
 from lockd.server.config import Address, ConfigError
+from lockd.server.dialling import introduced
 from lockd.server.handshake import ANYONE, Introduction, exclusion
-from lockd.server.peers import introduced
 
 log = logging.getLogger(__name__)
 

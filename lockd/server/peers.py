@@ -13,30 +13,24 @@ welcome here: a leader that was added while this node was away is in no configur
 import asyncio
 import contextlib
 import logging
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import cast
 
-from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
+from lockd.ids import ClusterId, InstanceId, NodeId
 from lockd.server import frames
 from lockd.server.config import Address
+from lockd.server.dialling import HANDSHAKE_SECONDS_MAX, introduced, notice_silent_host
 from lockd.server.handshake import ANYONE, Introduction, Local, check_answer, objection
 
 log = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES_MAX = 16 * 1024 * 1024
 """A peer that does not read is cut off from new frames at this backlog (SAFETY C10)."""
-HANDSHAKE_SECONDS_MAX = 5.0
 HANDSHAKE_BYTES_MAX = 4096
 """The body of a Hello."""
-ANSWER_BYTES_MAX = 64 * 1024
-"""The body of a Welcome, which has the addresses of all members, or of a Refusal."""
 STRANGERS_MAX = 64
 """Connections that have not been welcomed; one more costs the oldest its place (SAFETY P6, C10)."""
-SILENT_HOST_MS_MAX = 5000
-"""A host that acknowledges nothing for so long is gone, or cut off: its connections end."""
 REDIAL_SECONDS_MIN = 0.05
 REDIAL_SECONDS_MAX = 1.0
 
@@ -196,47 +190,6 @@ class PeerNetwork:
                     del self._outgoing[peer]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A connection that this node has dialled, and what it was answered."""
-
-    header: frames.Header
-    answer: frames.Frame
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-
-@contextlib.asynccontextmanager
-async def introduced(
-    me: Introduction,
-    identity: tuple[ClusterId, Incarnation],
-    receiver: NodeId,
-    address: Address,
-    tls: ssl.SSLContext | None,
-) -> AsyncIterator[Call]:
-    """Dial, say Hello, and hear the answer; the connection is closed at the end of the block.
-
-    Raises OSError, TimeoutError, FrameError.
-    """
-    async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
-        reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
-    try:
-        if writer.is_closing():
-            raise ConnectionResetError("the peer closed the connection at once")
-        _notice_silent_host(writer.transport)
-        cluster, incarnation = identity
-        hello = frames.Hello(me.node_id, receiver, incarnation, me.boot, me.founders, me.version, me.address)
-        writer.write(frames.encode(hello, cluster=cluster, instance=me.instance))
-        try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
-                header, answer = await _read_answer(reader)
-        except asyncio.IncompleteReadError as error:
-            raise frames.FrameError("the peer closed the connection in the handshake") from error
-        yield Call(header, answer, reader, writer)
-    finally:
-        writer.close()
-
-
 class _Incoming(asyncio.Protocol):
     """A connection that a peer has dialled: Hello, then its frames."""
 
@@ -266,7 +219,7 @@ class _Incoming(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclasses
         self._registry[self] = None
-        _notice_silent_host(transport)
+        notice_silent_host(transport)
         strangers = [other for other in self._registry if not other.welcomed]
         if len(strangers) > STRANGERS_MAX:
             strangers[0].close("too many connections without a handshake")
@@ -368,32 +321,11 @@ class _Incoming(asyncio.Protocol):
             self._transport.write(frames.encode(frame, cluster=cluster, instance=self._me.instance))
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> tuple[frames.Header, frames.Frame]:
-    header = frames.decode_header(await reader.readexactly(frames.HEADER.size))
-    if header.length > ANSWER_BYTES_MAX:
-        raise frames.FrameError(f"a frame of {header.length} bytes in the handshake")
-    return header, frames.decode_body(header, await reader.readexactly(header.length))
-
-
 def _checked_stranger(header: frames.Header) -> frames.Header:
     """What a stranger announces is kept in memory: no more than a handshake needs (P6)."""
     if header.length > HANDSHAKE_BYTES_MAX:
         raise frames.FrameError(f"a frame of {header.length} bytes before the handshake")
     return header
-
-
-def _notice_silent_host(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel end a connection whose other host is gone or cut off.
-
-    It would go on for a quarter of an hour, with retries up to two minutes apart: a healed
-    partition would stay one for that long.
-    """
-    end = transport.get_extra_info("socket")
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_HOST_MS_MAX)
 
 
 def _report_failure(dialer: asyncio.Task[None]) -> None:

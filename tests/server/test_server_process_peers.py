@@ -16,10 +16,10 @@ from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
 from lockd.server import frames
 from lockd.server.app import Node
 from lockd.server.config import Address, ServerConfig
+from lockd.server.dialling import SILENT_HOST_MS_MAX
 from lockd.server.handshake import Introduction
 from lockd.server.peers import (
     HANDSHAKE_BYTES_MAX,
-    SILENT_HOST_MS_MAX,
     STRANGERS_MAX,
     PeerNetwork,
 )
