@@ -1,5 +1,6 @@
 """A log that rests on a snapshot: what is kept, what is removed, what a start finds (SAFETY C9, D3)."""
 
+import errno
 import random
 
 import pytest
@@ -11,7 +12,7 @@ from lockd.disk.segments import SegmentLog, create_log, open_log
 from lockd.disk.snapshots import SnapshotStore, encode_snapshot, snapshot_name
 from lockd.errors import CorruptData
 from lockd.ids import ClusterId, LogIndex, NodeId, Term
-from tests.disk.memory import Inline, MemoryFiles
+from tests.disk.memory import Fault, Inline, MemoryFiles, Operation
 from tests.disk.samples import (
     CLUSTER,
     INCARNATION,
@@ -74,6 +75,22 @@ def test_segments_that_the_snapshot_stands_for_are_removed_and_no_others() -> No
     # The segment after the first one kept begins beyond the mark, so the first is needed.
     with pytest.raises(CorruptData, match=f"{names(disk)[1]}: damaged at offset 0: segment 5 is missing"):
         recover(segments_of(disk)[1:])
+
+
+@pytest.mark.parametrize("kind", [Operation.REMOVE, Operation.SYNC_DIRECTORY])
+def test_d1_a_removal_that_fails_is_heard_of_and_made_up_for_by_the_next_start(kind: Operation) -> None:
+    disk, log = filled(20)
+    store(log.snapshots, header(13), b"state at 13")
+    before = names(disk)
+    disk.fault = Fault(0, frozenset({kind}), errno.EIO)
+    log.write([LogWrite(1, snapshot=mark(13))])
+    with pytest.raises(OSError, match="Input/output"):
+        log.write([LogWrite(2, append=run(21, b"x"))])
+    disk.fault = None
+    assert names(disk) in (before, before[1:])
+    recovered, _ = open_small(disk)
+    assert (recovered.state, recovered.entries.last) == (b"state at 13", 20)
+    assert names(disk) == before[4:]
 
 
 def test_an_older_snapshot_goes_with_the_mark_of_a_newer_one_and_a_newer_file_stays() -> None:
