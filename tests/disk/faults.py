@@ -18,10 +18,11 @@ from lockd.disk.batch import SECTOR_BYTES
 from lockd.disk.errors import DiskFullError
 from lockd.disk.record import LogWrite
 from lockd.disk.recovery import Recovered, read_log
+from lockd.disk.snapshots import SnapshotStore, encode_snapshot
 from lockd.errors import CorruptData
 from tests.disk.lives import STORIES, Life, open_small, outcomes, start_again
 from tests.disk.memory import Fault, MemoryFiles, Operation, PowerLossError
-from tests.disk.samples import run, segments_of
+from tests.disk.samples import header, run, segments_of
 
 SYNCS = frozenset({Operation.SYNC, Operation.SYNC_DIRECTORY})
 TAKES_ROOM = frozenset({Operation.CREATE, Operation.WRITE, Operation.RENAME})
@@ -142,6 +143,26 @@ def flipped_bits() -> Iterator[str]:
                 yield f"bit flipped in {_kind(name)}{', unused space' if unused and not all_bits else ''}"
 
 
+def damaged_arrivals() -> Iterator[str]:
+    """A snapshot that arrives cut at every byte, or with a flipped bit in every byte, gets no name."""
+    whole = b"".join(encode_snapshot(header(30, 3), [b"a piece" * 9, b"another"]))
+    for at in range(len(whole)):
+        flipped = whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]
+        for kind, content in (("cut short", whole[:at]), ("with a flipped bit", flipped)):
+            disk = MemoryFiles()
+            partial = SnapshotStore(disk).begin("received")
+            partial.append(content[:100])
+            partial.append(content[100:])
+            refused = False
+            try:
+                partial.finish()
+            except CorruptData:
+                refused = True
+            assert refused, f"{kind} at {at}: accepted"
+            assert not disk.names(), f"{kind} at {at}: left {disk.names()}"
+            yield f"snapshot received {kind}"
+
+
 def lost_sectors() -> Iterator[str]:
     """Every sector that was synced, zeroed or gone with all after it, but for the last batch's."""
     disk = _compacted()
@@ -167,6 +188,7 @@ CAMPAIGNS: tuple[Callable[[], Iterator[str]], ...] = (
     torn_tails,
     flipped_bits,
     lost_sectors,
+    damaged_arrivals,
 )
 
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from lockd.disk.batch import SECTOR_BYTES
+from lockd.disk.errors import DiskFullError
 from lockd.disk.record import LogWrite
 from lockd.disk.recovery import Recovered
 from lockd.disk.segments import NOBODY, SegmentLog, open_log
@@ -253,6 +254,7 @@ class SimulatedLog:
         self._founding = founding
         self._segment_bytes = segment_bytes
         self._waiting: list[LogWrite] = []
+        self._under_way: list[LogWrite] = []
         self.recovered, self._log = self._open()
 
     @property
@@ -263,11 +265,19 @@ class SimulatedLog:
         self._waiting.append(write)
 
     def sync(self) -> int | None:
-        """Write and sync what waits, as one group; None when nothing does."""
-        if not self._waiting:
+        """Write and sync what waits, as one group; None when nothing does.
+
+        None on a full disk too: then the next call tries the same group again (SAFETY D4).
+        """
+        if not self._under_way:
+            self._under_way, self._waiting = self._waiting, []
+        if not self._under_way:
             return None
-        group, self._waiting = self._waiting, []
-        self._log.write(group)
+        try:
+            self._log.write(self._under_way)
+        except DiskFullError:
+            return None
+        group, self._under_way = self._under_way, []
         return group[-1].ticket
 
     def crash(self, rng: random.Random) -> Recovered:
@@ -276,6 +286,7 @@ class SimulatedLog:
         with suppress(PowerLossError):
             self.sync()
         self._waiting.clear()
+        self._under_way.clear()
         self.disk.lose_power(rng)
         self.recovered, self._log = self._open()
         return self.recovered

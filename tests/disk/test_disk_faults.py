@@ -17,6 +17,7 @@ AT_LEAST = {
     faults.torn_tails: 2_500,
     faults.flipped_bits: 9_000,
     faults.lost_sectors: 20,
+    faults.damaged_arrivals: 400,
 }
 
 

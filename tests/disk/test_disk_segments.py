@@ -1,18 +1,19 @@
 """The log over a disk that forgets: power lost at every step, syncs that fail, and starts over again."""
 
+import errno
 import random
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
-from lockd.disk.errors import DataDirError
+from lockd.disk.errors import DataDirError, DiskFullError
 from lockd.disk.record import LogWrite
-from lockd.disk.recovery import Recovered, read_log
+from lockd.disk.recovery import Recovered, read_log, segment_name
 from lockd.disk.segments import SegmentLog, open_log
 from lockd.errors import CorruptData
 from lockd.ids import InstanceId, NodeId
-from tests.disk.memory import Inline, MemoryFiles, PowerLossError, SimulatedLog
+from tests.disk.memory import Fault, Inline, MemoryFiles, Operation, PowerLossError, SimulatedLog
 from tests.disk.samples import (
     NODE,
     Model,
@@ -254,6 +255,33 @@ def test_simulated_log_keeps_what_it_synced_over_many_crashes() -> None:
     assert log.sync() is None
     assert model.snapshot is not None
     assert model.snapshot.index > 50
+
+
+def test_d4_a_segment_that_found_no_room_leaves_no_part_of_itself() -> None:
+    """What little room there is may be all that the rest of the node has."""
+    disk = MemoryFiles()
+    _, log = open_small(disk)
+    disk.fault = Fault(0, frozenset({Operation.WRITE}), errno.ENOSPC)
+    larger_than_a_segment = [LogWrite(1, append=run(1, bytes(9000)))]
+    with pytest.raises(DiskFullError):
+        log.write(larger_than_a_segment)
+    assert disk.names() == [segment_name(1), segment_name(2)]
+    disk.fault = None
+    log.write(larger_than_a_segment)
+    assert Model().apply(larger_than_a_segment).matches(open_small(disk)[0])
+
+
+def test_d4_a_simulated_log_on_a_full_disk_keeps_its_group_and_goes_on_with_it() -> None:
+    log = SimulatedLog(NODE, draw_instance, segment_bytes=4096)
+    log.disk.fault = Fault(0, frozenset({Operation.WRITE}), errno.ENOSPC)
+    for ticket in (1, 2):
+        log.submit(LogWrite(ticket, append=run(ticket, bytes(900))))
+    assert log.sync() is None
+    log.submit(LogWrite(3, append=run(3, b"later")))
+    assert log.sync() is None
+    log.disk.fault = None
+    assert [log.sync(), log.sync(), log.sync()] == [2, 3, None]
+    assert log.crash(random.Random(1)).entries == run(1, bytes(900), bytes(900), b"later")
 
 
 def draw_snapshot(rng: random.Random, log: SimulatedLog, model: Model) -> list[LogWrite]:
