@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from tests.nemesis import clocks
-from tests.nemesis.cluster import NemesisCluster, NemesisNode
+from tests.nemesis.cluster import OBSERVE_S, NemesisCluster, NemesisNode
 from tests.nemesis.network import ANYONE, CLIENTS, NODES, Disturbance, Effect, Group, only
 
 Fault = Callable[[NemesisCluster, random.Random], AbstractContextManager[str]]
@@ -89,6 +89,16 @@ def clock_jump(cluster: NemesisCluster, draw: random.Random) -> Iterator[str]:
     node.clock_shift_s = draw.randrange(clocks.SHIFT_S_MAX)
     node.start()
     yield f"{_name(node)} restarts with its clock moved by {node.clock_shift_s - before} s"
+
+
+@contextlib.contextmanager
+def hand_over(cluster: NemesisCluster, draw: random.Random) -> Iterator[str]:
+    """The leader is told to let another lead. Nobody waits to hear whether it did."""
+    leader = _leader(cluster, draw)
+    heir = draw.choice([node for node in cluster if node is not leader])
+    with contextlib.suppress(OSError):
+        leader.ask("CLUSTER.TRANSFER", heir.node_id, timeout=OBSERVE_S)
+    yield f"{_name(leader)} hands over to node {heir.node_id}"
 
 
 # The network.
@@ -181,6 +191,7 @@ FAULTS: Mapping[str, Fault] = {
     "follower killed": kill_follower,
     "all killed": kill_all,
     "leader stopped": stop_leader,
+    "leader handed over": hand_over,
     "leader paused": pause_leader,
     "follower paused": pause_follower,
     "restart storm": restart_storm,
