@@ -10,6 +10,7 @@ _READS = "tests/raft/test_raft_rules_reads.py"
 _QUORUM = "tests/raft/test_raft_quorum.py"
 _MEMBERSHIP = "tests/raft/test_raft_rules_membership.py"
 _JOINT = "tests/raft/test_raft_paper_membership.py"
+_MUTANTS = "tests/raft/test_raft_mutants.py"
 _PAPER = "tests/raft/test_raft_paper_elections.py"
 
 MUTATIONS = (
@@ -275,12 +276,23 @@ MUTATIONS = (
         (f"{_MEMBERSHIP}::test_c7_no_change_before_the_leaders_no_op_is_committed",),
     ),
     Mutation(
-        "joint mode is left before the entry that began it is applied (camunda#60086)",
+        "joint mode is left before the entry that begins it is applied (camunda#60086)",
+        "C7",
+        "lockd/raft/replication.py",
+        "    return propose(state, EntryKind.CONFIGURATION, encode_change(change))\n",
+        "    proposed = propose(state, EntryKind.CONFIGURATION, encode_change(change))\n"
+        "    if len(change.changes) > 1:\n"
+        "        _append(state, EntryKind.CONFIGURATION, encode_change(LEAVE_JOINT))\n"
+        "    return proposed\n",
+        (f"{_JOINT}::test_6_the_new_configuration_is_not_proposed_before_the_joint_one_is_committed",),
+    ),
+    Mutation(
+        "joint mode is left again while the entry that leaves it is under way",
         "C7",
         "lockd/raft/replication.py",
         "        and state.last_applied >= state.pending_change_index\n",
         "",
-        (f"{_JOINT}::test_6_the_new_configuration_is_not_proposed_before_the_joint_one_is_committed",),
+        (f"{_MUTANTS}::test_c7_a_leader_leaves_the_joint_mode_once_however_much_is_applied_meanwhile",),
     ),
     Mutation(
         "a leader that was removed goes on",

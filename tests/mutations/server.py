@@ -8,7 +8,7 @@ _FRAMES = "tests/server/test_server_frames.py"
 _ORIGINS = "tests/server/test_server_driver_origins.py"
 _CHECKPOINTS = "tests/server/test_server_checkpoints.py"
 _MEMBERSHIP = "tests/server/test_server_membership.py"
-_OUTCOMES = "tests/server/test_server_driver_outcomes.py"
+_MUTANTS = "tests/server/test_server_mutants.py"
 _PEERS = "tests/server/test_server_peers.py"
 _READS = "tests/server/test_server_driver_reads.py"
 _RENEWALS = "tests/server/test_server_driver_renewals.py"
@@ -172,7 +172,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lockd/server/membership.py",
         "            if not force and not self._has_caught_up(node):\n",
         "            if False:\n",
-        (_MEMBERSHIP,),
+        (f"{_MUTANTS}::test_c7_a_learner_that_lags_behind_is_promoted_by_force_alone",),
     ),
     Mutation(
         "a change is begun whose new quorum can't be reached",
@@ -236,7 +236,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lockd/server/snapshots.py",
         "        if stored is None or stored.header.meta != meta:\n",
         "        if stored is None:\n",
-        (_CHECKPOINTS,),
+        (f"{_MUTANTS}::test_c9_a_file_that_is_not_the_snapshot_that_was_announced_is_not_installed",),
     ),
     Mutation(
         "a piece of a snapshot that comes twice is taken twice",
@@ -244,7 +244,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lockd/server/snapshots.py",
         "        if chunk.offset == partial.received_bytes and chunk.data:\n",
         "        if chunk.data:\n",
-        (_CHECKPOINTS,),
+        (f"{_MUTANTS}::test_c9_a_piece_that_arrives_twice_is_taken_once",),
     ),
     Mutation(
         "a node restarts at the state of its snapshot and applies from the log's beginning",
@@ -252,15 +252,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lockd/server/recovering.py",
         "        applied=snapshot.index if snapshot else None,\n",
         "        applied=None,\n",
-        (_CHECKPOINTS,),
-    ),
-    Mutation(
-        "a leader queues commands without end",
-        "C10",
-        "lockd/server/proposals.py",
-        "            while self._inbox and len(self._queue) < PROPOSALS_MAX:\n",
-        "            while self._inbox:\n",
-        (_OUTCOMES,),
+        (
+            f"{_MUTANTS}::test_c9_a_node_applies_after_its_restart_what_follows_its_snapshot_and_nothing_twice",
+        ),
     ),
     Mutation(
         "a node whose state differs from the quorum's goes on",
