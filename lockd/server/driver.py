@@ -585,7 +585,10 @@ class Driver:
         self._proposals.calls.fail_sent("this node was behind and has caught up by a snapshot")
         self._learn_cluster()
         for node, address in stored.header.addresses:
-            self._learn_address(node, address)
+            # The leader is heard from where we dial it, and has sent this on our word from there. The
+            # snapshot may be from before it moved; then nothing after it would ever be acknowledged.
+            if node != self.raft.leader_id:
+                self._learn_address(node, address)
         self._ports.members_changed()
 
     # What a leader does.

@@ -244,6 +244,17 @@ def test_g2_c8_the_last_survivor_of_three_begins_anew(tmp_path: Path) -> None:
             refusal = restored.ask("CLUSTER.ADD", others[0], "127.0.0.1:9", "FORCE")
             assert isinstance(refusal, hiredis.ReplyError)
             assert "was removed" in str(refusal)
+            restored.kill()
+            restored.start().await_ready()
+            joining = [f"--join=127.0.0.1:{restored.ports.peer}"]
+            fourth = LockdProcess(tmp_path / "fourth", node_id=4, flags=joining)
+            try:
+                assert restored.ask("CLUSTER.ADD", 4, f"127.0.0.1:{fourth.ports.peer}") == 1
+                fourth.start().await_ready()
+                assert fourth.ask("LOCK.INSPECT", "k")["granted_last"] > token + 2**32
+                assert fourth.status()["incarnation"] == restored.status()["incarnation"]
+            finally:
+                fourth.stop()
         finally:
             restored.stop()
 
