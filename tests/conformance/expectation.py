@@ -48,6 +48,7 @@ _NEW = re.compile(
 )
 _REFUSED = re.compile(r"^INFO (\w+) ignoring conf change ")
 _SNAPSHOT = re.compile(r"^Snapshot (Index:\d+ Term:\d+) ConfState:(.*)$")
+_READY = re.compile(r"^(\d+/\d+ Entry|HardState |Lead:\d+ State:\w+$|Snapshot Index:)")
 _STATE = re.compile(r"^(\d+): (State\w+ \((?:Voter|Non-Voter)\) Term:\d+ Lead:\d+)$")
 _PROGRESS = re.compile(r"^(\d+): (State\w+ match=\d+)( next=\d+)( learner)?(.*)$")
 _NOT_COMPARED = re.compile(
@@ -138,14 +139,18 @@ class Expectation:
 
     def _read_news(self, directive: Directive, level: str) -> None:
         errors, strangers = [], set()
+        several = directive.command.name != "propose-conf-change" and bool(directive.input)
+        if several:
+            # Readys of several commands stand one after another, and nothing says whose they are.
+            self.facts.clear()
         for node, section, line in _by_node(directive):
             if line == STRANGER:
                 strangers.add(node)
             elif line in _OUTPUTS:
                 errors.append(line)
-            elif self._read_ready(node, section, line) or self._read_info(line):
+            elif self._read_info(line) or (not several and self._read_ready(node, section, line)):
                 pass
-            elif _ENTRY.match(line) is None and _NOT_COMPARED.match(line) is None:
+            elif _READY.match(line) is None and _NOT_COMPARED.match(line) is None:
                 self.not_understood.append(line)
         if level != "none" or errors:
             self._note_for_now(("errors",), "; ".join(sorted(set(errors))))
@@ -168,6 +173,7 @@ class Expectation:
             self.facts["snapshot", node] = f"{found[1]} {found[2]}"
             for fact in [fact for fact in self.facts if fact[0] == "entry" and fact[1] == node]:
                 del self.facts[fact]
+            self.facts.pop(("last of entry", node), None)
         else:
             return False
         return True

@@ -90,11 +90,14 @@ def check(
 
 
 class _Search(Generic[Call, Answer, State]):
-    """One part's search. Its calls and answers form a chain in the order of time; placing an
-    operation takes both out, going back puts both in again.
+    """One part's search.
 
-    Of several unanswered operations with equal calls only the earliest unplaced one is tried:
-    it may stand wherever a later one may.
+    Calls and answers of the answered operations form a chain in the order of time; placing an operation
+    takes both out, going back puts both in again. The unanswered stand beside it, and are tried
+    last: most of them had no effect, or need none. Having placed fewer of them is never worse, so what
+    was tried is remembered by the answered ones and the state, with the smallest sets of unanswered
+    ones that led there. Of several with equal calls only the earliest unplaced is tried: it may
+    stand wherever a later one may.
     """
 
     def __init__(
@@ -106,105 +109,108 @@ class _Search(Generic[Call, Answer, State]):
         self._model = model
         self._initial = initial
         self._operations = sorted(operations, key=lambda operation: operation.called)
-        self._unplaced_answers = sum(operation.answered is not None for operation in self._operations)
-        self._equals_before = self._find_equals()
+        self._unanswered = [i for i, operation in enumerate(self._operations) if operation.answered is None]
+        self._unplaced_answers = len(self._operations) - len(self._unanswered)
+        self._equal_before = self._find_equals()
+        self._tried: dict[tuple[int, State], list[int]] = {}
         self._build_chain()
 
     def run(self, deadline: float) -> Verdict:
-        placed, state = 0, self._initial
-        seen: set[tuple[int, State]] = {(placed, state)}
-        # What was placed, the state before it, and the states still to try after it.
-        trail: list[tuple[int, State, Iterator[State]]] = []
-        event = self._next[0]
+        state, placed, extra = self._initial, 0, 0
+        # What was placed, and the state and both sets of placed operations before it.
+        trail: list[tuple[int, State, int, int]] = []
+        # For each step and for the next: what may be placed there and was not tried yet.
+        moves = [self._moves(state, extra)]
         steps = 0
         while self._unplaced_answers:
             steps += 1
-            if steps % 4096 == 0 and time.monotonic() > deadline:
+            if steps % 1024 == 0 and time.monotonic() > deadline:
                 return Verdict.UNDECIDED
-            index = self._call_at.get(event)
-            if index is not None:
-                if not self._is_worth_trying(index, placed):
-                    event = self._next[event]
-                    continue
-                operation = self._operations[index]
-                choices = iter(self._model.step(state, operation.call, operation.answer))
-                before = state
-                self._take_out(index)
-                placed |= 1 << index
-            elif trail:
-                # An answer is reached whose call found no place: the last choice was wrong.
-                index, before, choices = trail.pop()
-            else:
-                return Verdict.NOT_LINEARIZABLE
-            found = self._choose(index, before, choices, placed, seen)
-            if found is None:
+            move = next(moves[-1], None)
+            if move is None:
+                moves.pop()
+                if not trail:
+                    return Verdict.NOT_LINEARIZABLE
+                index, state, placed, extra = trail.pop()
                 self._put_back(index)
-                placed &= ~(1 << index)
-                state = before
-                event = self._next[self._call_event[index]]
-            else:
-                (state,) = found
-                trail.append((index, before, choices))
-                event = self._next[0]
+                continue
+            index, after = move
+            bit, answered = 1 << index, self._operations[index].answered is not None
+            placed_after, extra_after = (placed | bit, extra) if answered else (placed, extra | bit)
+            if self._is_new(placed_after, extra_after, after):
+                trail.append((index, state, placed, extra))
+                self._take_out(index)
+                state, placed, extra = after, placed_after, extra_after
+                moves.append(self._moves(state, extra))
         return Verdict.LINEARIZABLE
 
-    def _choose(
-        self, index: int, before: State, choices: Iterator[State], placed: int, seen: set[tuple[int, State]]
-    ) -> tuple[State] | None:
-        """Return the next state not yet tried after placing the operation; None when all were."""
-        unanswered = self._operations[index].answered is None
-        for state in choices:
-            if unanswered and state == before:
-                continue  # Never to have happened comes to the same.
-            if (placed, state) not in seen:
-                seen.add((placed, state))
-                return (state,)
-        return None
+    def _moves(self, state: State, extra: int) -> Iterator[tuple[int, State]]:
+        """Each operation that may come next with each state it may lead to."""
+        candidates = []
+        event = self._next[0]
+        while (index := self._call_at.get(event)) is not None:
+            candidates.append(index)
+            event = self._next[event]
+        until = self._operations[self._answer_at[event]].answered if event else None
+        for index in candidates:
+            operation = self._operations[index]
+            for after in self._model.step(state, operation.call, operation.answer):
+                yield index, after
+        for index in self._unanswered:
+            operation = self._operations[index]
+            if until is None or operation.called > until:
+                return
+            if not extra >> index & 1 and self._is_first_of_equals(index, extra):
+                for after in self._model.step(state, operation.call, None):
+                    if after != state:  # Never to have happened comes to the same.
+                        yield index, after
 
-    def _is_worth_trying(self, index: int, placed: int) -> bool:
-        earlier = self._equals_before[index]
-        return earlier is None or bool(placed >> earlier & 1)
+    def _is_new(self, placed: int, extra: int, state: State) -> bool:
+        """Note what is about to be tried; False if it was, with no more of the unanswered."""
+        smallest = self._tried.setdefault((placed, state), [])
+        if any(known & extra == known for known in smallest):
+            return False
+        smallest[:] = [known for known in smallest if known & extra != extra]
+        smallest.append(extra)
+        return True
 
-    def _find_equals(self) -> list[int | None]:
+    def _is_first_of_equals(self, index: int, extra: int) -> bool:
+        earlier = self._equal_before[index]
+        return earlier is None or bool(extra >> earlier & 1)
+
+    def _find_equals(self) -> dict[int, int | None]:
         latest: dict[Call, int] = {}
-        before: list[int | None] = []
-        for index, operation in enumerate(self._operations):
-            if operation.answered is None:
-                before.append(latest.get(operation.call))
-                latest[operation.call] = index
-            else:
-                before.append(None)
+        before: dict[int, int | None] = {}
+        for index in self._unanswered:
+            call = self._operations[index].call
+            before[index] = latest.get(call)
+            latest[call] = index
         return before
 
     def _build_chain(self) -> None:
         # At the same moment calls come before answers: what touches may overlap.
-        moments = [(operation.called, 0, i) for i, operation in enumerate(self._operations)]
-        moments += [
-            (operation.answered, 1, i)
-            for i, operation in enumerate(self._operations)
-            if operation.answered is not None
+        answered = [
+            (i, op.called, op.answered) for i, op in enumerate(self._operations) if op.answered is not None
         ]
+        moments = [(called, 0, i) for i, called, _ in answered] + [(end, 1, i) for i, _, end in answered]
         moments.sort()
-        # Event 0 is the chain's head, and the end too: it is no call.
+        # Event 0 is the chain's head, and the end too.
         count = len(moments) + 1
         self._next = [*range(1, count), 0]
         self._previous = [count - 1, *range(count - 1)]
-        self._call_event = [0] * len(self._operations)
-        self._answer_event = [0] * len(self._operations)
-        for event, (_, is_answer, index) in enumerate(moments, start=1):
-            (self._answer_event if is_answer else self._call_event)[index] = event
-        self._call_at = {event: index for index, event in enumerate(self._call_event)}
+        self._call_at = {event: i for event, (_, is_end, i) in enumerate(moments, start=1) if not is_end}
+        self._answer_at = {event: i for event, (_, is_end, i) in enumerate(moments, start=1) if is_end}
+        self._events = {i: (call, 0) for call, i in self._call_at.items()}
+        self._events.update({i: (self._events[i][0], answer) for answer, i in self._answer_at.items()})
 
     def _take_out(self, index: int) -> None:
-        for event in (self._call_event[index], self._answer_event[index]):
-            if event:
-                self._next[self._previous[event]] = self._next[event]
-                self._previous[self._next[event]] = self._previous[event]
-        self._unplaced_answers -= self._operations[index].answered is not None
+        for event in self._events.get(index, ()):
+            self._next[self._previous[event]] = self._next[event]
+            self._previous[self._next[event]] = self._previous[event]
+        self._unplaced_answers -= index in self._events
 
     def _put_back(self, index: int) -> None:
-        for event in (self._answer_event[index], self._call_event[index]):
-            if event:
-                self._next[self._previous[event]] = event
-                self._previous[self._next[event]] = event
-        self._unplaced_answers += self._operations[index].answered is not None
+        for event in reversed(self._events.get(index, ())):
+            self._next[self._previous[event]] = event
+            self._previous[self._next[event]] = event
+        self._unplaced_answers += index in self._events

@@ -268,6 +268,23 @@ def test_time_that_runs_out_is_no_verdict() -> None:
     assert check(Register(), history, seconds_max=0.05).verdict is Verdict.UNDECIDED
 
 
+def test_lost_acquires_are_not_tried_in_vain() -> None:
+    """Forty of unknown outcome beside two hundred that were answered: most of them never mattered."""
+    history: list[Operation[locks.Call, locks.Answer]] = []
+    for turn in range(100):
+        request = f"r{turn}"
+        history.append(op(10 * turn, 10 * turn + 4, Acquire("k", request), Granted(turn + 1)))
+        history.append(op(10 * turn + 5, 10 * turn + 9, Release("k", request), Released(True)))
+        if turn % 5 == 0:
+            history += [
+                maybe(10 * turn, Acquire("k", f"lost{turn}")),
+                maybe(10 * turn, Expire("k", f"lost{turn}")),
+            ]
+    assert check(Locks(), history, seconds_max=20).verdict is YES
+    history.append(op(1000, 1001, Acquire("k", "late"), Granted(100)))
+    assert check(Locks(), history, seconds_max=20).verdict is NO
+
+
 def test_random_histories_get_the_verdict_that_trying_every_order_gives() -> None:
     draw = random.Random(7)
     verdicts = []
