@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check conformance bench pins clean help
+.PHONY: setup demo test check conformance mutations nemesis soak bench pins clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,12 @@ check: setup ## ruff, strict mypy, import-linter
 
 conformance: setup ## others' data for Raft and the linearizability checker; DATA=folder for another than ../shared
 	$(BIN)/python -m tests.conformance $(if $(DATA),--data $(DATA))
+
+mutations: setup ## bugs put into a copy on purpose, each of which a test must notice (ONLY=text for some)
+	$(BIN)/python -m tests.mutations $(if $(ONLY),--only "$(ONLY)")
+
+nemesis: setup ## real nodes under faults for SECONDS=n, histories checked
+	$(BIN)/python -m tests.nemesis --seconds $(or $(SECONDS),60)
 
 bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.acquire_release

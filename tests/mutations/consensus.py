@@ -236,6 +236,14 @@ MUTATIONS = (
         (f"{_QUORUM}::test_both_answers_are_those_of_the_definition_of_a_joint_quorum",),
     ),
     Mutation(
+        "acks of learners count towards the quorum",
+        "C7",
+        "lockd/raft/quorum.py",
+        "    numbers = sorted(acknowledged.get(voter, 0) for voter in voters)\n",
+        "    numbers = sorted([0] * len(voters) + [*acknowledged.values()])[-len(voters) :]\n",
+        (f"{_JOINT}::test_6_non_voting_members_are_replicated_to_and_not_counted",),
+    ),
+    Mutation(
         "answers of learners count as votes",
         "C7",
         "lockd/raft/quorum.py",

@@ -142,6 +142,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_RECOVERY}::test_d3_the_missing_last_segment_is_noticed",),
     ),
     Mutation(
+        "a directory whose log is gone, with a snapshot left, starts as an empty one",
+        "D3",
+        "lockd/disk/segments.py",
+        "        _refuse_snapshot_without_log(files)\n",
+        "",
+        (f"{_COMPACTION}::test_a_snapshot_without_a_log_is_no_empty_directory",),
+    ),
+    Mutation(
         "a missing segment in the middle is passed over",
         "D3",
         "lockd/disk/recovery.py",

@@ -156,6 +156,14 @@ MUTATIONS = (
         (f"{_ANSWERS}::test_g3_a_late_copy_after_the_release_is_refused",),
     ),
     Mutation(
+        "a new request leaves the owner's old wait for the lock in the queue",
+        "G3",
+        "lockd/locks/acquiring.py",
+        '        state.end_request(old, Refused("ERR", f"superseded by {by} of the same owner"))\n',
+        "        del by\n",
+        (f"{_ANSWERS}::test_g3_a_new_id_of_the_same_owner_ends_its_old_wait",),
+    ),
+    Mutation(
         "an id under the floor is taken for a new one",
         "G3",
         "lockd/locks/answers.py",
