@@ -42,6 +42,8 @@ class _RequestVote(_Frame, tag=1):
     last_log_term: _Term
     pre_vote: bool
     transfer: bool
+    commit_index: _Index
+    commit_term: _Term
 
     def message(self) -> RequestVote:
         return RequestVote(
@@ -52,15 +54,27 @@ class _RequestVote(_Frame, tag=1):
             self.last_log_term,
             self.pre_vote,
             self.transfer,
+            self.commit_index,
+            self.commit_term,
         )
 
 
 class _RequestVoteReply(_Frame, tag=2):
     granted: bool
     pre_vote: bool
+    commit_index: _Index
+    commit_term: _Term
 
     def message(self) -> RequestVoteReply:
-        return RequestVoteReply(self.sender, self.receiver, self.term, self.granted, self.pre_vote)
+        return RequestVoteReply(
+            self.sender,
+            self.receiver,
+            self.term,
+            self.granted,
+            self.pre_vote,
+            self.commit_index,
+            self.commit_term,
+        )
 
 
 class _AppendEntries(_Frame, tag=3):
@@ -217,10 +231,20 @@ def _to_wire(m: Message) -> _Wire:
             return _HeartbeatReply(m.sender, m.receiver, m.term, m.read_sequence)
         case RequestVote():
             return _RequestVote(
-                m.sender, m.receiver, m.term, m.last_log_index, m.last_log_term, m.pre_vote, m.transfer
+                m.sender,
+                m.receiver,
+                m.term,
+                m.last_log_index,
+                m.last_log_term,
+                m.pre_vote,
+                m.transfer,
+                m.commit_index,
+                m.commit_term,
             )
         case RequestVoteReply():
-            return _RequestVoteReply(m.sender, m.receiver, m.term, m.granted, m.pre_vote)
+            return _RequestVoteReply(
+                m.sender, m.receiver, m.term, m.granted, m.pre_vote, m.commit_index, m.commit_term
+            )
         case InstallSnapshot(snapshot=meta):
             members = meta.configuration
             return _InstallSnapshot(

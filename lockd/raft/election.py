@@ -5,7 +5,8 @@ cut off comes back without raising the term. A node that hears a leader ignores 
 leader that has not heard a quorum for an election timeout steps down.
 """
 
-from lockd.ids import NO_NODE, NodeId, Term
+from lockd.ids import NO_NODE, LogIndex, NodeId, Term
+from lockd.raft.entries import EntryKind
 from lockd.raft.messages import RequestVote, RequestVoteReply
 from lockd.raft.quorum import VoteResult, vote_result
 from lockd.raft.state import RaftState, Role
@@ -81,18 +82,21 @@ def handle_request_vote(state: RaftState, request: RequestVote) -> None:
     ahead = request.pre_vote and request.term > state.term
     may_vote = free or ahead or state.voted_for == request.sender
     granted = may_vote and state.log.is_up_to_date(request.last_log_index, request.last_log_term)
-    if granted and not request.pre_vote:
+    if not granted:
+        _refuse(state, request)
+        _learn_commit(state, request)
+        return
+    if not request.pre_vote:
         state.voted_for = request.sender
         state.election_elapsed = 0
-    reply_term = request.term if granted else state.term
-    state.send(RequestVoteReply(state.node_id, request.sender, reply_term, granted, request.pre_vote))
+    state.send(
+        RequestVoteReply(state.node_id, request.sender, request.term, granted=True, pre_vote=request.pre_vote)
+    )
 
 
 def refuse_old_candidate(state: RaftState, request: RequestVote) -> None:
     """Tell a candidate of an old term the present one (§5.1)."""
-    state.send(
-        RequestVoteReply(state.node_id, request.sender, state.term, granted=False, pre_vote=request.pre_vote)
-    )
+    _refuse(state, request)
 
 
 def handle_vote_reply(state: RaftState, reply: RequestVoteReply) -> bool:
@@ -103,6 +107,11 @@ def handle_vote_reply(state: RaftState, reply: RequestVoteReply) -> bool:
     """
     if not _answers_present_round(state, reply):
         return False
+    if not reply.granted:
+        _learn_commit(state, reply)
+        if state.has_unapplied_change:  # The quorum that was asked is none any more.
+            state.become_follower(state.term, NO_NODE)
+            return False
     state.votes.setdefault(reply.sender, reply.granted)
     return _count_votes(state)
 
@@ -113,6 +122,38 @@ def _answers_present_round(state: RaftState, reply: RequestVoteReply) -> bool:
         expected = Term(state.term + 1) if reply.granted else state.term
         return state.role is Role.PRE_CANDIDATE and reply.term == expected
     return state.role is Role.CANDIDATE and reply.term == state.term
+
+
+def _refuse(state: RaftState, request: RequestVote) -> None:
+    state.send(
+        RequestVoteReply(
+            state.node_id,
+            request.sender,
+            state.term,
+            granted=False,
+            pre_vote=request.pre_vote,
+            commit_index=state.commit_index,
+            commit_term=state.log.term_at(state.commit_index),
+        )
+    )
+
+
+def _learn_commit(state: RaftState, other: RequestVote | RequestVoteReply) -> None:
+    """Commit a change of membership that the other knows to be committed, if it is in this log (§5.3).
+
+    Without it a change can end all elections. A voter of the new configuration that has the change and
+    does not know that it is committed still asks the voters of before, who may have longer logs and,
+    being removed, stand no more; and the one who knows has a shorter log. (tikv/raft-rs does so for
+    all entries, maybe_commit_by_vote. The paper, where a change is in force when it is appended, needs
+    no such thing.)
+    """
+    first = LogIndex(state.commit_index + 1)
+    if (
+        state.role is not Role.LEADER
+        and state.log.matches(other.commit_index, other.commit_term)
+        and state.log.has_kind(EntryKind.CONFIGURATION, first, other.commit_index)
+    ):
+        state.commit_to(other.commit_index)
 
 
 def _count_votes(state: RaftState) -> bool:
@@ -135,9 +176,7 @@ def _start_pre_vote(state: RaftState) -> None:
     state.votes[state.node_id] = True
     term = Term(state.term + 1)
     for voter in _other_voters(state):
-        state.send(
-            RequestVote(state.node_id, voter, term, state.log.last_index, state.log.last_term, pre_vote=True)
-        )
+        state.send(_request_vote(state, voter, term, pre_vote=True))
     _count_votes(state)
 
 
@@ -146,17 +185,23 @@ def _start_election(state: RaftState, *, transfer: bool) -> None:
     # The own vote counts when it is on disk, like any other (SAFETY C2): it comes back with step().
     state.send(RequestVoteReply(state.node_id, state.node_id, state.term, granted=True, pre_vote=False))
     for voter in _other_voters(state):
-        state.send(
-            RequestVote(
-                state.node_id,
-                voter,
-                state.term,
-                state.log.last_index,
-                state.log.last_term,
-                pre_vote=False,
-                transfer=transfer,
-            )
-        )
+        state.send(_request_vote(state, voter, state.term, transfer=transfer))
+
+
+def _request_vote(
+    state: RaftState, voter: NodeId, term: Term, *, pre_vote: bool = False, transfer: bool = False
+) -> RequestVote:
+    return RequestVote(
+        state.node_id,
+        voter,
+        term,
+        state.log.last_index,
+        state.log.last_term,
+        pre_vote,
+        transfer,
+        state.commit_index,
+        state.log.term_at(state.commit_index),
+    )
 
 
 def _other_voters(state: RaftState) -> list[NodeId]:

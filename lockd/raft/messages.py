@@ -33,6 +33,9 @@ class RequestVote:
     pre_vote: bool
     transfer: bool = False
     """The leader asked for this election: vote even though a leader is known."""
+    commit_index: LogIndex = _NO_INDEX
+    """What the candidate knows to be committed, with its term: who refuses it may learn of that."""
+    commit_term: Term = _NO_TERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,9 @@ class RequestVoteReply:
     term: Term
     granted: bool
     pre_vote: bool
+    commit_index: LogIndex = _NO_INDEX
+    """On refusal: what the voter knows to be committed, with its term, for the candidate to learn."""
+    commit_term: Term = _NO_TERM
 
 
 @dataclass(frozen=True, slots=True)

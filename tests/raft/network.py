@@ -13,8 +13,9 @@ from lockd.ids import NO_NODE, LogIndex, NodeId, Term
 from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 from lockd.raft.log import Log
 from lockd.raft.membership import ConfigurationChange, decode_change
-from lockd.raft.messages import Message
+from lockd.raft.messages import InstallSnapshot, Message
 from lockd.raft.node import RaftConfig, RaftNode, ReadReady, Ready, Role
+from lockd.raft.progress import Pace
 from tests.raft.single import latest, run_of
 
 Draw = Callable[[int, int], int]
@@ -277,6 +278,15 @@ class Network:
     def commands(self, node_id: int) -> list[bytes]:
         """Return the payloads of the commands that a node has applied since it started."""
         return [body for _, kind, body in self.applied[NodeId(node_id)] if kind is EntryKind.COMMANDS]
+
+    def resend_snapshots(self) -> None:
+        """Do what a leader's owner does while a snapshot is under way: ask again until it is answered."""
+        for node_id, node in self.nodes.items():
+            for peer, progress in node.progress.items():
+                under_way = any(isinstance(m, InstallSnapshot) and m.receiver == peer for m in self.in_flight)
+                if progress.pace is Pace.SNAPSHOT and not under_way:
+                    (meta,) = (meta for meta in self._copies if meta.index == progress.pending_snapshot)
+                    self.in_flight.append(InstallSnapshot(node_id, peer, node.term, meta))
 
     def _apply(self, identity: NodeId, ready: Ready) -> None:
         self.reads[identity] += ready.reads

@@ -163,8 +163,20 @@ def pre_vote_from(sender: int, term: int, *, granted: bool = True, receiver: int
     return RequestVoteReply(NodeId(sender), NodeId(receiver), Term(term), granted, pre_vote=True)
 
 
-def vote_from(sender: int, term: int, *, granted: bool = True, receiver: int = 1) -> RequestVoteReply:
-    return RequestVoteReply(NodeId(sender), NodeId(receiver), Term(term), granted, pre_vote=False)
+def vote_from(
+    sender: int, term: int, *, granted: bool = True, receiver: int = 1, commit: tuple[int, int] = (0, 0)
+) -> RequestVoteReply:
+    """`commit` is (index, term) of the last entry that the voter knows to be committed."""
+    index, index_term = LogIndex(commit[0]), Term(commit[1])
+    return RequestVoteReply(
+        NodeId(sender),
+        NodeId(receiver),
+        Term(term),
+        granted,
+        pre_vote=False,
+        commit_index=index,
+        commit_term=index_term,
+    )
 
 
 def vote_request(
@@ -172,13 +184,23 @@ def vote_request(
     term: int,
     *,
     last: tuple[int, int] = (0, 0),
+    commit: tuple[int, int] = (0, 0),
     pre_vote: bool = False,
     transfer: bool = False,
     receiver: int = 1,
 ) -> RequestVote:
-    """`last` is (index, term) of the candidate's last entry."""
-    index, last_term = LogIndex(last[0]), Term(last[1])
-    return RequestVote(NodeId(sender), NodeId(receiver), Term(term), index, last_term, pre_vote, transfer)
+    """`last` and `commit` are (index, term) of the candidate's last and last committed entry."""
+    return RequestVote(
+        NodeId(sender),
+        NodeId(receiver),
+        Term(term),
+        LogIndex(last[0]),
+        Term(last[1]),
+        pre_vote,
+        transfer,
+        LogIndex(commit[0]),
+        Term(commit[1]),
+    )
 
 
 def append_from(

@@ -70,11 +70,11 @@ def test_7_an_empty_log_votes_by_its_snapshot() -> None:
     """§5.4.1 holds for a log of which only the snapshot is left."""
     node = compacted(applied_node([1, 1, 2], term=3), 3)
     (refused,) = step(node, vote_request(2, 4, last=(2, 2)))
-    assert refused == vote_from(1, 4, granted=False, receiver=2)
+    assert refused == vote_from(1, 4, granted=False, receiver=2, commit=(3, 2))
     (granted,) = step(node, vote_request(2, 4, last=(3, 2)))
     assert granted == vote_from(1, 4, receiver=2)
     sent = make_candidate(node)
-    assert sent == [vote_request(1, 5, last=(3, 2), receiver=peer) for peer in (2, 3)]
+    assert sent == [vote_request(1, 5, last=(3, 2), commit=(3, 2), receiver=peer) for peer in (2, 3)]
 
 
 def test_7_the_latest_configuration_is_in_the_snapshot() -> None:

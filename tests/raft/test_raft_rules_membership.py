@@ -1,5 +1,7 @@
 """SAFETY C7: when a membership change may begin, what it waits for, and what becomes of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
@@ -20,6 +22,7 @@ from tests.raft.single import (
     make_candidate,
     make_leader,
     make_node,
+    pre_vote_from,
     propose,
     readies,
     settle,
@@ -27,6 +30,7 @@ from tests.raft.single import (
     tick,
     timeout_now_from,
     vote_from,
+    vote_request,
 )
 
 
@@ -237,6 +241,75 @@ def test_c7_a_leader_writes_the_commit_index_with_its_own_second_change_too() ->
     assert ready.append.kinds == (EntryKind.CONFIGURATION,)
     assert ready.hard_state is not None
     assert ready.hard_state.commit == 2
+
+
+def make_outvoted() -> RaftNode:
+    """Return node 1 with a log in which {1, 2, 3, 4} gives way to {1, 2}, not knowing that this is committed.
+
+    Node 2 knows and has a shorter log; 3 and 4 know, have longer logs, and stand no more.
+    """
+    leave = run_with_change("")
+    return make_node(
+        voters=(1, 2),
+        outgoing=(1, 2, 3, 4),
+        log=EntryRun(
+            LogIndex(1),
+            (Term(1),) * 3,
+            (EntryKind.CONFIGURATION, EntryKind.COMMANDS, EntryKind.COMMANDS),
+            (*leave.payloads, b"x", b"y"),
+        ),
+        term=1,
+    )
+
+
+def test_c7_who_refuses_a_vote_learns_what_the_candidate_knows_to_be_committed() -> None:
+    """tikv/raft-rs, maybe_commit_by_vote; found here by the seed 0-3 of test_raft_chaos: all elections
+    were at an end, as neither 1 nor 2 could win and nobody else stood."""
+    node = make_outvoted()
+    request = vote_request(2, 2, last=(1, 1), commit=(1, 1), pre_vote=True)
+    (refusal,) = step(node, request)
+    assert refusal == pre_vote_from(1, 1, granted=False, receiver=2)
+    assert node.configuration == configuration_of((1, 2))
+    tick(node, LATEST)
+    step(node, pre_vote_from(2, 2), vote_from(2, 2))
+    assert node.leader_id == 1
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_c7_a_candidate_that_is_refused_learns_what_the_voter_knows_to_be_committed(real: bool) -> None:
+    """It stands no longer for the quorum of before: it asks anew when the change is in force."""
+    node = make_outvoted()
+    tick(node, LATEST)
+    if real:
+        step(node, *(pre_vote_from(peer, 2) for peer in (2, 3)))
+    assert node.role is (Role.CANDIDATE if real else Role.PRE_CANDIDATE)
+    refusal = vote_from(3, node.term, granted=False, commit=(1, 1))
+    node.step(replace(refusal, pre_vote=not real))
+    assert (node.role, node.commit_index, node.leader_id) == (Role.FOLLOWER, 1, NO_NODE)
+    settle(node)
+    assert node.configuration == configuration_of((1, 2))
+
+
+@pytest.mark.parametrize("commit", [(1, 2), (4, 1), (9, 9), (0, 0)])
+def test_c7_what_is_not_in_the_own_log_is_not_learnt(commit: tuple[int, int]) -> None:
+    node = make_outvoted()
+    (refusal,) = step(node, vote_request(2, 2, last=(1, 1), commit=commit))
+    assert refusal == vote_from(1, 2, granted=False, receiver=2)
+    assert (node.commit_index, node.configuration.is_joint) == (0, True)
+
+
+def test_c7_only_a_change_is_learnt_so() -> None:
+    """Of other entries a leader tells."""
+    node = make_node([1, 1, 1])
+    step(node, vote_request(2, 2, last=(2, 1), commit=(2, 1)))
+    assert node.commit_index == 0
+
+
+def test_c7_a_request_for_votes_says_what_is_committed() -> None:
+    node = make_node([1, 1, 2], commit=2)
+    settle(node)
+    sent = make_candidate(node)
+    assert sent == [vote_request(1, 3, last=(3, 2), commit=(2, 1), receiver=peer) for peer in (2, 3)]
 
 
 def test_c7_a_removed_leader_steps_down_and_drops_its_reads() -> None:
