@@ -27,6 +27,7 @@ from tests.conformance.wording import changes_of
 
 ELECTION_TICKS: Final = 3
 HEARTBEAT_TICKS: Final = 1
+IDLE: Final = frozenset({"no messages", "no append work to perform", "no apply work to perform"})
 DROPPED: Final = "raft proposal dropped"
 STRANGER: Final = "raft: cannot step as peer not found"
 _UNLIMITED: Final = 2**62

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.conformance.cluster import DROPPED, STRANGER
+from tests.conformance.cluster import DROPPED, IDLE, STRANGER
 from tests.conformance.datadriven import Directive
 
 Fact = tuple[str | int, ...]
@@ -21,9 +21,7 @@ _STILL: Final = frozenset({"_breakpoint", "log-level", "raft-state", "raft-log",
 _OUTPUTS: Final = frozenset(
     {
         DROPPED,
-        "no messages",
-        "no append work to perform",
-        "no apply work to perform",
+        *IDLE,
         "index must be specified as > 1 due to bootstrap",
         "v1 conf change can only have one operation and no transition",
     }
@@ -153,7 +151,9 @@ class Expectation:
             elif _READY.match(line) is None and _NOT_COMPARED.match(line) is None:
                 self.not_understood.append(line)
         if level != "none" or errors:
-            self._note_for_now(("errors",), "; ".join(sorted(set(errors))))
+            self._note_for_now(("errors",), "; ".join(sorted({*errors} - IDLE)))
+        if IDLE & {*errors}:
+            self.details["idle",] = "; ".join(sorted(IDLE & {*errors}))
         if level != "none":
             self._note_for_now(("answers from strangers to",), _listed(strangers))
         if _LEVELS.index(level) <= _LEVELS.index("info"):

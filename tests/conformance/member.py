@@ -203,7 +203,7 @@ class Member:
 
     def process_ready(self) -> list[Parcel] | None:
         """Deal with what etcd would hand out as one Ready; return what is sent, None if nothing is new."""
-        commit_before = self.raft.commit_index
+        commit_before, durable_before = self.raft.commit_index, self.raft.log.persisted_index
         soft = self._live_soft
         ready = self.raft.ready()
         hard_state = self._live_hard_state(ready)
@@ -215,7 +215,8 @@ class Member:
         self.outbox.clear()
         if ready is not None:
             sent += self._queue(ready, hard_state_is_new) if self.threads else self._finish(ready)
-            if not self.threads and self.raft.role is not Role.LEADER and not ready.committed.terms:
+            # Unless the first page of what is committed was cut by its size.
+            if not self.threads and ready.committed.last >= min(commit_before, durable_before):
                 sent += self._finish_committed(commit_before)
         elif self.threads and hard_state_is_new:
             self._to_write.append(None)
@@ -287,6 +288,8 @@ class Member:
 
     def _finish_committed(self, commit_before: LogIndex) -> list[Parcel]:
         sent: list[Parcel] = []
+        if self.raft.role is Role.LEADER:
+            return sent
         if self.raft.last_applied < commit_before and (ready := self.raft.ready()) is not None:
             sent += self._finish(ready)
         return sent

@@ -6,14 +6,14 @@ term at this moment; the entries given to the disk and those given out as commit
 index, term and content, and where both end; the configuration in force, whole; an installed
 snapshot's index, term and configuration. And when the script asks or tells: `raft-state`;
 `raft-log`, which is what the disk holds; `status` (state, match, learner); what a new node starts from;
-proposals dropped and changes refused; who was answered by a stranger; that there was nothing to
-deliver or to do.
+proposals dropped and changes refused; who was answered by a stranger.
 
 Not compared, on purpose:
 - Messages: their number, order, text, and MustSync. Our core sends what is new once a Ready, etcd at
   each step; ours puts several proposals in one append; heartbeats, appends and acks that change
   nothing may be more or fewer.
 - Of `status`: next, paused, inactive, inflight and pendingSnap, which pin how a leader paces its messages.
+  And that there was nothing to deliver, or no work for a thread, which follows from that number too.
   They are asked all the same, and it is counted and told how many agree.
 - Votes cast and counted as the log tells them: they show in the hard state and in who leads.
 - `lastterm` of a new node: ours boots with term 0 there (see tests/conformance/member.py), and the
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.raft.entries import HardState, SnapshotMeta
-from tests.conformance.cluster import Cluster
+from tests.conformance.cluster import IDLE, Cluster
 from tests.conformance.datadriven import parse
 from tests.conformance.expectation import Expectation, Fact
 from tests.conformance.member import Member
@@ -89,7 +89,9 @@ def ask(cluster: Cluster, fact: Fact) -> str:
     """Return what the cluster says of a fact that an Expectation knows; "nothing" if it knows none."""
     match fact:
         case ("errors",):
-            return "; ".join(sorted(set(cluster.errors)))
+            return "; ".join(sorted({*cluster.errors} - IDLE))
+        case ("idle",):
+            return "; ".join(sorted({*cluster.errors} & IDLE))
         case ("answers from strangers to",):
             return " ".join(map(str, sorted(cluster.strangers))) or "nobody"
         case ("changes refused by",):
