@@ -11,7 +11,10 @@ What it promises
   as `limits` says that ids are remembered (G3).
 - First come, first served; one release wakes exactly the one it grants (G5).
 - A wait that nobody listens for is withdrawn, unless its id comes back in time (G4).
-- The same entries make the same state, byte for byte, whatever Python runs them (G6).
+- The same entries make the same state, byte for byte, whatever Python runs them (G6), also when a
+  node takes it from a snapshot and goes on from there (C9).
+- After a restore every token is higher than any before, and nothing is granted until the leases of
+  before have run out (G2).
 
 What it refuses
 - To end a lease by itself. Expiry is a command of the leader, whose deadlines are in `leases`: a
@@ -23,5 +26,7 @@ What it refuses
 Where to start: `commands` is the log format and the list of what can be asked; `machine` applies it;
 `state` has the transitions; `acquiring` is how a request is decided; `leases` is the leader's clock.
 Below them: `sessions`, `queues`, `answers` (G3), `origins` (G4), `timers`, `limits`, and `invariants`,
-`fingerprint` and `views` to look at it all. `codec` turns batches into bytes.
+`fingerprint` and `views` to look at it all; `members` has the nodes that join and leave. `codec` turns
+batches into bytes. `snapshot` does so with the whole state, which `records` takes apart and
+`rebuilding` puts together; `restore` makes of one the state that a new cluster goes on from.
 """
