@@ -143,8 +143,8 @@ MUTATIONS = (
         "a candidate with an older log is voted for",
         "C4",
         "lockd/raft/election.py",
-        "granted = may_vote and state.log.is_up_to_date(request.last_log_index, request.last_log_term)",
-        "granted = may_vote",
+        "state.log.is_up_to_date(request.last_log_index, request.last_log_term)",
+        "state.log.is_up_to_date(2**60, request.term)",
         (f"{_PAPER}::test_5_4_1_a_vote_is_denied_to_a_log_less_up_to_date",),
     ),
     Mutation(
