@@ -249,11 +249,15 @@ class SnapshotStore:
         name = snapshot_name(index, term)
         path = self._files.path(name)
         try:
-            stored, body = _decode(self._files.read(name), path)
+            file = self._files.open(name)
         except FileNotFoundError as error:
             raise damaged(path, 0, "the log rests on this snapshot, and it is missing") from error
+        try:
+            stored, body = _Reader(file.read_at, file.size(), path).whole()
         except DamageError as damage:
             raise damaged(path, damage.offset, damage.found) from damage
+        finally:
+            file.close()
         meta = stored.header.meta
         if (meta.index, meta.term) != (index, term):
             raise damaged(path, 0, f"it is the snapshot of entry {meta.index} of term {meta.term}")
@@ -295,6 +299,12 @@ class _Reader:
         for _ in self.body():
             pass
         return self.stored(header)
+
+    def whole(self) -> tuple[StoredSnapshot, bytes]:
+        """As `check`, and keep the body."""
+        header = self.header()
+        body = b"".join(self.body())
+        return self.stored(header), body
 
     def header(self) -> SnapshotHeader:
         magic, version, _, header_bytes = _PREAMBLE.unpack(self._take(_PREAMBLE.size))
@@ -356,10 +366,7 @@ class _Reader:
 
 
 def _decode(data: bytes, name: str) -> tuple[StoredSnapshot, bytes]:
-    reader = _Reader(lambda offset, count: data[offset : offset + count], len(data), name)
-    header = reader.header()
-    body = b"".join(reader.body())
-    return reader.stored(header), body
+    return _Reader(lambda offset, count: data[offset : offset + count], len(data), name).whole()
 
 
 def _refusal(name: str, damage: DamageError, what_to_do: str) -> CorruptData:

@@ -1,6 +1,7 @@
 """`lockd log inspect`: a data directory as it lies there (SAFETY D3)."""
 
 import json
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -8,14 +9,17 @@ from typing import Any
 import pytest
 
 from lockd.cli import main
+from lockd.disk.files import OsFiles
 from lockd.disk.record import LogWrite
 from lockd.disk.recovery import segment_name
+from lockd.disk.segments import open_log
 from lockd.disk.wal import Wal, open_data_dir
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.locks.codec import encode_batch
 from lockd.locks.commands import Batch, CloseSession, Command, Origin, Release
 from lockd.raft.entries import EntryKind, EntryRun
 from lockd.raft.membership import Change, ChangeKind, ConfigurationChange, encode_change
+from tests.disk.memory import Inline
 from tests.disk.samples import (
     CLUSTER,
     INCARNATION,
@@ -263,20 +267,60 @@ def test_an_unreadable_segment_is_one_line(directory: Path, capsys: pytest.Captu
     assert capsys.readouterr().err == f"lockd log: {directory}: Is a directory\n"
 
 
+@pytest.mark.parametrize(("every", "behind"), [(5, 0), (6, 4)])
 def test_d3_what_a_running_node_writes_meanwhile_is_never_taken_for_damage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    every: int,
+    behind: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Segments are sealed, begun and removed while they are read."""
-    _, wal = open_data_dir(tmp_path, node_id=NODE, draw_instance=draw_instance, segment_bytes=4096)
-    told: SimpleQueue[int | BaseException] = SimpleQueue()
-    wal.start(told.put, told.put, told.put)
-    written, last = 0, 0
-    while last < 400:
-        while written < last + 40:
-            written += 1
-            wal.submit(LogWrite(written, append=run(written, b"x" * 1500)))
-            if written % 25 == 0:
-                store(wal.snapshots, header(written), b"the state")
-                wal.submit(LogWrite(written, snapshot=mark(written)))
-        last = document(capsys, str(tmp_path))["log"]["last"]
-    wal.close()
+    """Between any two files that are read, segments are sealed, begun and removed."""
+    _, log = open_log(
+        OsFiles(tmp_path), node_id=NODE, draw_instance=draw_instance, ahead=Inline(), segment_bytes=4096
+    )
+    tickets = count(1)
+    read_bytes = Path.read_bytes
+
+    def read_after_a_write(path: Path) -> bytes:
+        ticket = next(tickets)
+        log.write([LogWrite(ticket, append=run(ticket, b"x" * 300))])
+        if ticket % every == 0:
+            store(log.snapshots, header(ticket - behind), b"the state")
+            log.write([LogWrite(ticket, snapshot=mark(ticket - behind))])
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_after_a_write)
+    for _ in range(25):
+        document(capsys, str(tmp_path))
+    assert next(tickets) > 100
+    log.close()
+
+
+def test_c9_a_snapshot_that_is_replaced_meanwhile_is_not_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last segment has been read with the old mark in it, and the first one stays."""
+    _, log = open_log(
+        OsFiles(tmp_path), node_id=NODE, draw_instance=draw_instance, ahead=Inline(), segment_bytes=4096
+    )
+    for index in range(1, 7):
+        log.write([LogWrite(index, append=run(index, b"x" * 900))])
+    read_bytes = Path.read_bytes
+    snapshots = iter((1, 2))
+
+    def take_snapshot() -> None:
+        for index in snapshots:
+            store(log.snapshots, header(index), b"the state")
+            log.write([LogWrite(9, snapshot=mark(index))])
+            break
+
+    def read_after_a_snapshot(path: Path) -> bytes:
+        if path.name == segment_name(1):
+            take_snapshot()
+        return read_bytes(path)
+
+    take_snapshot()
+    monkeypatch.setattr(Path, "read_bytes", read_after_a_snapshot)
+    assert document(capsys, str(tmp_path))["snapshot"] == {"index": 2, "term": 1}
+    log.close()
