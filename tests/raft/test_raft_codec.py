@@ -51,8 +51,8 @@ def snapshots(draw: st.DrawFn) -> InstallSnapshot:
 
 
 messages = st.one_of(
-    st.builds(RequestVote, nodes, nodes, terms, indexes, terms, st.booleans(), st.booleans()),
-    st.builds(RequestVoteReply, nodes, nodes, terms, st.booleans(), st.booleans()),
+    st.builds(RequestVote, nodes, nodes, terms, indexes, terms, st.booleans(), st.booleans(), indexes, terms),
+    st.builds(RequestVoteReply, nodes, nodes, terms, st.booleans(), st.booleans(), indexes, terms),
     appends(),
     st.builds(AppendEntriesReply, nodes, nodes, terms, st.booleans(), indexes, indexes, indexes, terms),
     st.builds(Heartbeat, nodes, nodes, terms, indexes, sequences),
