@@ -30,7 +30,8 @@ class SmallDisk:
 
     def within(self, command: list[str]) -> list[str]:
         """The command, run where the disk is mounted. The process id stays the same."""
-        words = [_nsenter(), "--target", str(self._keeper.pid), "--mount"]
+        # Where it was, too: entering a mount namespace would leave it in the root.
+        words = [_nsenter(), "--target", str(self._keeper.pid), "--mount", f"--wd={Path.cwd()}"]
         if os.geteuid() != 0:
             words += ["--user", "--preserve-credentials"]
         return [*words, "setpriv", "--pdeathsig", "KILL", *command]

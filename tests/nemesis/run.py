@@ -65,17 +65,29 @@ class Report:
 
 
 def run(
-    directory: Path, *, seed: int, seconds: float, tell: Callable[[str], None] = lambda _: None
+    directory: Path,
+    *,
+    seed: int,
+    seconds: float,
+    faults_min: int = 1,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Start everything, disturb it for `seconds`, and check. Raises AssertionError, with how to repeat it."""
+    """Start everything, disturb it for `seconds` and with `faults_min` faults at least, and check.
+
+    Raises AssertionError, with how to repeat it.
+    """
     report = Report(seed)
     draw = random.Random(seed)
     history = History()
     start = time.monotonic()
+
+    def going_on() -> bool:
+        return time.monotonic() < start + seconds or report.faults.total() < faults_min
+
     try:
         with nemesis_cluster(directory, flags=SNAPSHOTS_OFTEN) as cluster:
             with running_lockers(cluster.endpoints, history, count=CLIENTS, seed=seed) as lockers:
-                _disturb(cluster, history, draw, report, until=start + seconds, tell=tell)
+                _disturb(cluster, history, draw, report, going_on=going_on, tell=tell)
                 cluster.recover()
                 _await_all_served(lockers)
             _check_equal(cluster, report)
@@ -97,12 +109,12 @@ def _disturb(
     draw: random.Random,
     report: Report,
     *,
-    until: float,
+    going_on: Callable[[], bool],
     tell: Callable[[str], None],
 ) -> None:
     started = time.monotonic()
     kinds = _shuffled(draw)
-    while time.monotonic() < until:
+    while going_on():
         cluster.check_not_failed()
         _note_leader(cluster, report)
         names = [next(kinds) for _ in range(2 if draw.random() < BOTH_AT_ONCE else 1)]

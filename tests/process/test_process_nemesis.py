@@ -38,11 +38,10 @@ MONTHS_S = 200 * 24 * 3600
 
 @pytest.mark.parametrize("seed", [1])
 def test_p1_p2_p3_histories_under_a_schedule_of_faults(tmp_path: Path, seed: int) -> None:
-    report = run(tmp_path, seed=seed, seconds=10)
+    report = run(tmp_path, seed=seed, seconds=10, faults_min=6)
     print(report)
     # A run in which nothing happens proves nothing; how much does happen is the machine's to say.
-    assert len(report.faults) >= 3
-    assert report.leader_changes >= 1
+    assert report.terms >= 2
     assert report.grants >= 10
 
 
