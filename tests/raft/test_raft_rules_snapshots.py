@@ -95,6 +95,18 @@ def test_a_follower_that_was_further_than_the_snapshot_goes_on_from_there() -> N
     assert pace_of_3(node) == (Pace.REPLICATE, 4, 5)
 
 
+def test_a_follower_that_says_it_ends_before_the_log_is_sent_a_snapshot_at_once() -> None:
+    """Its hint tells enough: no append is tried in between."""
+    node = make_node([1, 1, 1, 1, 1], commit=5)
+    settle(node)
+    make_leader(node)
+    meta = SnapshotMeta(LogIndex(3), Term(1), configuration_of())
+    node.snapshot_taken(meta)
+    node.compact(meta.index)
+    sent = step(node, refusal_from(3, 2, 5, (1, 1)))
+    assert sent == [InstallSnapshot(NodeId(1), NodeId(3), Term(2), meta)]
+
+
 def test_an_ack_before_the_logs_beginning_does_not_end_it() -> None:
     node = leader_with_snapshot()
     assert step(node, ack_from(3, 1, 1)) == []
