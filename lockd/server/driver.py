@@ -229,11 +229,11 @@ class Driver:
         if isinstance(operation, OpenSession | Acquire) and 0 < operation.ttl_ms < ttl_floor_ms:
             operation = structs.replace(operation, ttl_ms=ttl_floor_ms)
         asked = Asked(operation, user, session, owner, request, connection)
-        if self.disk_is_full:
-            on_outcome(Refused("UNAVAILABLE", "the disk of this node is full"))
-            return
         if isinstance(operation, RequestOrphaned):
             self._proposals.owe(replace(asked, connection=0))
+        elif self.disk_is_full:
+            on_outcome(Refused("UNAVAILABLE", "the disk of this node is full"))
+            return
         else:
             self._proposals.ask(asked, on_outcome)
         self._ports.wake()
@@ -574,8 +574,9 @@ class Driver:
         self._write(LogWrite(next(self._tickets), snapshot=mark), notify=(on_durable,))
 
     def _install_received(self, message: InstallSnapshot) -> None:
+        """At once: Raft goes on from the snapshot, so no read may meet the state of before it (C6)."""
         self.raft.step(message)
-        self._ports.wake()
+        self.turn()
 
     def _load_snapshot(self, meta: SnapshotMeta) -> None:
         """Go on from a leader's snapshot: its state takes the place of this node's (C9)."""
@@ -590,6 +591,7 @@ class Driver:
             if node != self.raft.leader_id:
                 self._learn_address(node, address)
         self._ports.members_changed()
+        self._reads.on_applied(meta.index)
 
     # What a leader does.
 

@@ -1,7 +1,15 @@
 """Who may change the membership, when, and how leadership passes on (SAFETY C7, C8)."""
 
 from lockd.ids import NO_NODE, NodeId
-from lockd.locks.commands import AddMember, Changed, Outcome, PromoteMember, Refused, RemoveMember
+from lockd.locks.commands import (
+    AddMember,
+    Changed,
+    Outcome,
+    PromoteMember,
+    Refused,
+    RemoveMember,
+    RequestOrphaned,
+)
 from lockd.raft.messages import AppendEntries, TimeoutNow
 from lockd.server.membership import MemberOperation
 from tests.server.cluster import ELECTION_TIMEOUT_MS, Cluster
@@ -181,3 +189,17 @@ def test_d4_a_leader_whose_disk_is_full_hands_over_and_refuses_until_there_is_ro
     cluster[1].driver.on_disk_full(is_full=False)
     cluster.tick(5)
     cluster.open_session(1, "s")
+
+
+def test_g4_an_answer_that_could_not_be_written_is_withdrawn_though_the_disk_is_full() -> None:
+    cluster = elected()
+    cluster.open_session(2, "s", ttl_ms=600_000)
+    cluster.acquire(2, "lock", "s", request=1, connection=5)
+    cluster[2].disk_stalls = True
+    cluster[2].driver.on_disk_full(is_full=True)
+    orphaned = cluster.ask(2, RequestOrphaned("lock", 5), session="s", request=1)
+    cluster[2].disk_stalls = False
+    cluster[2].driver.on_disk_full(is_full=False)
+    cluster.tick(5)
+    assert not orphaned
+    assert cluster[1].logged(RequestOrphaned)
