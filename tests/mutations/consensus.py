@@ -303,6 +303,14 @@ MUTATIONS = (
         (f"{_MUTANTS}::test_c7_a_leader_leaves_the_joint_mode_once_however_much_is_applied_meanwhile",),
     ),
     Mutation(
+        "the last voter is removed",
+        "C7",
+        "lockd/raft/membership.py",
+        "    if not voters:\n        raise MembershipError(Objection.NO_VOTERS_LEFT)\n",
+        "",
+        (f"{_MEMBERSHIP}::test_c7_the_last_voter_cannot_be_removed_or_demoted",),
+    ),
+    Mutation(
         "a leader that was removed goes on",
         "C7",
         "lockd/raft/replication.py",

@@ -150,14 +150,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_COMPACTION}::test_a_snapshot_without_a_log_is_no_empty_directory",),
     ),
     Mutation(
-        "a missing segment in the middle is passed over",
-        "D3",
-        "lockd/disk/recovery.py",
-        "        elif number != self._segment + 1:\n",
-        "        elif number <= self._segment:\n",
-        (f"{_RECOVERY}::test_d3_a_missing_segment_refuses",),
-    ),
-    Mutation(
         "a full disk ends the node",
         "D4",
         "lockd/disk/errors.py",

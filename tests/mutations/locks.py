@@ -15,12 +15,12 @@ _SNAPSHOT = "tests/locks/test_locks_snapshot.py"
 
 MUTATIONS = (
     Mutation(
-        "a lock that is held is granted to a second session",
+        "a lock that is held is granted to whoever asks next",
         "P1",
-        "lockd/locks/queues.py",
-        "        return self.holder is None and not self.waiters\n",
-        "        return not self.waiters\n",
-        (f"{_GRANTS}::test_p1_a_held_lock_is_refused_to_others",),
+        "lockd/locks/acquiring.py",
+        "    if lock.is_free and not state.is_quiet:\n",
+        "    lock.holder = None\n    if lock.is_free and not state.is_quiet:\n",
+        (f"{_GRANTS}::test_g5_waiters_are_served_first_come_first_served",),
     ),
     Mutation(
         "each lock counts its own tokens, which begin anew when it was free",

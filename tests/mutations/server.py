@@ -43,7 +43,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_CLOCK}::test_t1_one_turn_adds_at_most_an_election_timeout",),
     ),
     Mutation(
-        "leases run on from a leader to the next, by the clock of the state",
+        "a new leader counts a second of the one before it against every session",
         "T2",
         "lockd/server/leadership.py",
         "        book = LeaseBook(base, machine.lease_sessions())\n",
@@ -132,14 +132,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lockd/raft/quorum.py",
         "    return numbers[(len(numbers) - 1) // 2]\n",
         "    return numbers[-1]\n",
-        (_DURABLE,),
+        (f"{_MUTANTS}::test_p3_what_was_answered_survives_the_loss_of_any_one_of_three",),
     ),
     Mutation(
         "a node that takes commands on a full disk",
         "D4",
         "lockd/server/driver.py",
-        "        if self.disk_is_full:\n",
-        "        if False:\n",
+        "        elif self.disk_is_full:\n",
+        "        elif False:\n",
         (f"{_MEMBERSHIP}::test_d4_a_leader_whose_disk_is_full_hands_over_and_refuses_until_there_is_room",),
     ),
     Mutation(
@@ -183,14 +183,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_MEMBERSHIP}::test_c7_a_change_whose_new_quorum_does_not_answer_is_refused_unless_forced",),
     ),
     Mutation(
-        "the last voter is removed",
-        "C7",
-        "lockd/server/membership.py",
-        "            if not voters:\n",
-        "            if False:\n",
-        (f"{_MEMBERSHIP}::test_c7_the_last_voter_stays_also_by_force",),
-    ),
-    Mutation(
         "a peer counts before its instance is bound durably",
         "C8",
         "lockd/server/driver.py",
@@ -220,7 +212,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lockd/server/handshake.py",
         "    if local.is_removed(sender):\n",
         "    if False:\n",
-        (_PEERS,),
+        (f"{_PEERS}::test_c8_set_peers_cuts_a_removed_node_off_and_tells_it_when_it_dials_again",),
     ),
     Mutation(
         "a node from before a restore is welcome",

@@ -3,8 +3,8 @@
 import pytest
 
 import lockd.server.snapshots
-from lockd.ids import LogIndex
-from lockd.locks.commands import AddMember, Changed, PromoteMember
+from lockd.ids import LogIndex, SessionId
+from lockd.locks.commands import AddMember, Changed, OpenSession, PromoteMember, SessionOpened
 from lockd.raft.codec import decode_message, encode_message
 from lockd.raft.entries import Configuration, SnapshotMeta
 from lockd.raft.messages import InstallSnapshot
@@ -84,3 +84,20 @@ def test_c9_a_node_applies_after_its_restart_what_follows_its_snapshot_and_nothi
     cluster.tick(3)
     assert raft.last_applied == LogIndex(cluster[1].driver.raft.last_applied)
     assert state_of(cluster, 3) == state_of(cluster, 1)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_p3_what_was_answered_survives_the_loss_of_any_one_of_three(lost: int) -> None:
+    """Lost at the very moment of the answer, with all that is still on the wire."""
+    cluster = elected(2**40)
+    answers = cluster.ask(1, OpenSession(600_000, "", ""), session="new")
+    cluster.settle(until=lambda: bool(answers))
+    assert answers == [SessionOpened("new", 600_000)]
+    cluster.isolate(lost)
+    cluster.lose(lambda *_: True)
+    left = [node for node in (1, 2, 3) if node != lost]
+    if lost == 1:
+        cluster.elect(max(left, key=lambda node: cluster[node].driver.raft.log.last_index))
+    cluster.tick(3, only=left)
+    for node in left:
+        assert cluster[node].driver.machine.session(SessionId("new")) is not None
