@@ -179,6 +179,9 @@ def test_a_leader_without_a_snapshot_at_hand_sends_none_and_does_not_spin() -> N
     assert step(started, refusal_from(3, 2, 3, (0, 0))) == []
     tick(started)
     assert step(started, heartbeat_reply_from(3, 2)) == []
+    # One that ends before the log begins would leave a gap.
+    started.snapshot_taken(SnapshotMeta(LogIndex(2), Term(1), configuration_of()))
+    assert not any(isinstance(m, InstallSnapshot) for m in tick(started))
     started.snapshot_taken(SnapshotMeta(LogIndex(3), Term(1), configuration_of()))
     (sent,) = [
         message for message in tick(started) if message.receiver == 3 and not isinstance(message, Heartbeat)
