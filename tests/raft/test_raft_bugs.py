@@ -84,7 +84,7 @@ Where an older test has the scenario already, the row names it; the others are i
    | test_raft_rules_durability::test_d3_a_disk_that_contradicts_itself_is_refused
 29 | Jepsen, Redis-Raft 1b3fbf6: data loss on failover, split brain, stale and aborted reads
    | test_raft_chaos::test_the_promises_hold_through_chaos_and_progress_resumes
-   | test_simulation::test_every_rule_holds_and_the_seed_is_worth_running
+   | test_simulation::test_every_rule_holds_and_each_kind_of_trouble_is_met
    | test_process_nemesis::test_p1_p2_p3_histories_under_a_schedule_of_faults
 30 | Jepsen, etcd 3.4.3: two holders after a pause
    | test_raft_bugs_layers::test_bug_30_jepsen_etcd_343_tokens_grow_over_restarts_and_restores

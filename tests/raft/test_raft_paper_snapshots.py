@@ -142,6 +142,13 @@ def test_7_a_follower_that_lacks_all_of_it_takes_the_snapshot_in_place_of_its_lo
     assert step(node, append_from(2, 3, prev=(9, 2), terms=[3])) == [ack_from(1, 3, 10, receiver=2)]
 
 
+def test_7_the_commit_index_goes_to_disk_with_the_snapshot() -> None:
+    node = make_node([1], term=3)
+    node.step(snapshot_from(2, 3, (9, 2)))
+    (ready,) = readies(node)
+    assert ready.hard_state == HardState(Term(3), NO_NODE, LogIndex(9))
+
+
 def test_7_uncommitted_entries_that_conflict_with_the_snapshot_are_gone() -> None:
     """§7: its log "is all superseded by the snapshot and may possibly have uncommitted entries that
     conflict with the snapshot"."""
