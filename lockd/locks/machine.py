@@ -93,7 +93,8 @@ class LockMachine:
         state.lease_changes = []
         state.advance_clock(min(batch.stamp_ms, CLOCK_MS_MAX))
         for command in batch.commands:
-            outcome = _APPLY[type(command.operation)](state, command, command.operation)
+            refusal = _of_removed_node(state, command)
+            outcome = refusal or _APPLY[type(command.operation)](state, command, command.operation)
             state.tell(command.origin, outcome)
         return state.completions
 
@@ -285,6 +286,13 @@ def _clear_silent(state: LockState, command: Command, operation: ClearSilent) ->
     session.silent_ms = 0
     state.note_lease(LeaseEvent.CLEARED, session)
     return SessionOpened(session.id, session.ttl_ms)
+
+
+def _of_removed_node(state: LockState, command: Command) -> Refused | None:
+    """What a removed node still passed on may not begin to wait: nobody would withdraw it (G4)."""
+    if isinstance(command.operation, Acquire) and command.origin.node in state.removed:
+        return Refused("UNAVAILABLE", f"node {command.origin.node} was removed from the cluster")
+    return None
 
 
 _APPLY: dict[type[Any], Callable[[LockState, Command, Any], Outcome]] = {
