@@ -4,7 +4,7 @@ import pytest
 
 from lockd.ids import NO_NODE, NodeId
 from lockd.raft.entries import EntryKind
-from lockd.raft.membership import Transition
+from lockd.raft.membership import Transition, apply_change
 from lockd.raft.messages import AppendEntries, Heartbeat, Message
 from lockd.raft.node import NotLeader, RaftConfig, RaftNode, Role
 from tests.raft.network import Network
@@ -15,16 +15,19 @@ from tests.raft.single import (
     change_of,
     configuration_of,
     finish,
+    heartbeat_from,
     heartbeat_reply_from,
     make_candidate,
     make_leader,
     make_node,
+    pre_vote_from,
     propose,
     readies,
     settle,
     step,
     tick,
     vote_from,
+    vote_request,
 )
 
 
@@ -205,3 +208,24 @@ def test_c7_a_candidates_votes_are_counted_by_its_own_configuration_alone() -> N
     assert node.leader_id == NO_NODE
     step(node, vote_from(3, 1))
     assert node.leader_id == 1
+
+
+def test_c7_a_demoted_voter_becomes_a_learner_when_the_joint_mode_is_left() -> None:
+    """It votes in the outgoing half until then, and nobody has both roles."""
+    joint = apply_change(configuration_of(), change_of("l3", Transition.EXPLICIT))
+    assert (joint.voters, joint.voters_outgoing) == ((1, 2), (1, 2, 3))
+    assert (joint.learners, joint.learners_next) == ((), (3,))
+    assert apply_change(joint, change_of()) == configuration_of((1, 2), learners=(3,))
+    assert apply_change(configuration_of(), change_of("l3")) == configuration_of((1, 2), learners=(3,))
+
+
+def test_who_forgets_its_leader_listens_to_candidates_at_once() -> None:
+    node = make_node()
+    step(node, heartbeat_from(2, 1))
+    assert step(node, vote_request(3, 2, pre_vote=True)) == []
+    node.forget_leader()
+    assert (node.leader_id, node.term) == (NO_NODE, 1)
+    assert step(node, vote_request(3, 2, pre_vote=True)) == [pre_vote_from(1, 2, receiver=3)]
+    leader = ready_leader()
+    leader.forget_leader()
+    assert leader.leader_id == 1
