@@ -27,7 +27,8 @@ any of them call `ready()` until it gives None, and for each Ready, in this orde
 
 1. Send `send_now`. It may leave before anything below is done. An InstallSnapshot is sent by
    streaming the snapshot's file; the receiver steps the message when it has the file whole and
-   checked. Call `report_snapshot_failed(peer)` when that comes to nothing.
+   checked. Call `report_snapshot_failed(peer)` when that comes to nothing, and send the file's end
+   again while the peer has not answered: the core does not repeat it.
 2. If there is a `snapshot`: load the state machine from it, and have the disk begin its log there.
    Give `hard_state` and `append` to the disk, in the order of the Readys. The disk first drops
    whatever it has at or after `append.first`, if there is something to append. The two are one
