@@ -38,6 +38,9 @@ mutations: setup ## bugs put into a copy on purpose, each of which a test must n
 nemesis: setup ## real nodes under faults for SECONDS=n, histories checked
 	$(BIN)/python -m tests.nemesis --seconds $(or $(SECONDS),60)
 
+soak: setup ## the simulated cluster: as many seeds as fit; SECONDS=n (default 60), FIRST=seed
+	$(BIN)/python -m tests.sim --soak $(or $(SECONDS),60) $(if $(FIRST),--first $(FIRST))
+
 bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.acquire_release
 	$(BIN)/python -m benchmarks.start_lateness

@@ -277,6 +277,10 @@ class SimulatedLog:
             self._log.write(self._under_way)
         except DiskFullError:
             return None
+        except OSError:  # the process ends: it writes nothing more (D1)
+            self._under_way.clear()
+            self._waiting.clear()
+            raise
         group, self._under_way = self._under_way, []
         return group[-1].ticket
 
@@ -288,8 +292,17 @@ class SimulatedLog:
         self._waiting.clear()
         self._under_way.clear()
         self.disk.lose_power(rng)
+        return self.reopen()
+
+    def reopen(self) -> Recovered:
+        """Start from what the disk holds. Raises CorruptData if that is damaged."""
         self.recovered, self._log = self._open()
         return self.recovered
+
+    @property
+    def finds_no_room(self) -> bool:
+        """Whether the last sync left a group that a full disk had no room for."""
+        return bool(self._under_way)
 
     def _open(self) -> tuple[Recovered, SegmentLog]:
         return open_log(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from lockd.disk.errors import DataDirError
+from lockd.disk.errors import DataDirError, DiskFullError
 from lockd.disk.snapshots import (
     PartialSnapshot,
     SnapshotHeader,
@@ -30,10 +30,14 @@ class DirectSnapshots:
         body: Callable[[], Iterator[bytes]],
         on_taken: Callable[[StoredSnapshot | None], None],
     ) -> None:
-        partial = self._store().begin("taken")
-        for piece in encode_snapshot(header, body()):
-            partial.append(piece)
-        self.finish(partial, on_taken)
+        try:
+            partial = self._store().begin("taken")
+            for piece in encode_snapshot(header, body()):
+                partial.append(piece)
+        except DiskFullError:
+            self._later(lambda: on_taken(None))
+        else:
+            self.finish(partial, on_taken)
 
     def back_up(
         self,
@@ -53,7 +57,7 @@ class DirectSnapshots:
         def now() -> None:
             try:
                 stored = partial.finish()
-            except (CorruptData, DataDirError):
+            except (CorruptData, DataDirError, DiskFullError):
                 on_finished(None)
             else:
                 on_finished(stored)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from lockd.ids import LogIndex
 from lockd.locks.commands import Acquire, Operation, Outcome, Queued
 from tests.sim.clock import MILLISECOND, MachineClock
-from tests.sim.world import SimNode, World
+from tests.sim.node import SimNode
+from tests.sim.world import World
 
 REPLY_LOSS = 0.05
 PATIENCE_MS = 1_200

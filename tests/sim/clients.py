@@ -29,6 +29,7 @@ KEPT = "kept"
 TTL_MS = 2_000
 MARGIN_MS = max(40, TTL_MS * 2 // 100)
 UNSURE = ("UNKNOWN", "UNAVAILABLE")
+NEVER_GRANTED = ("BUSY", "TIMEOUT")
 
 
 @dataclass
@@ -69,6 +70,8 @@ class Client(Caller):
         """Until then a session that is not trusted may yet be renewed."""
         self._requests = 0
         self._held: tuple[str, int] | None = None
+        self._held_by = ""
+        """The request that it was granted to."""
         self._wanted: tuple[str, int | str] | None = None
         self._generation = 0
 
@@ -145,6 +148,8 @@ class Client(Caller):
     def _lose(self) -> None:
         """The session is gone, and with it the lease (K2, K3): begin anew."""
         self.world.met["sessions lost"] += 1
+        if self._held is not None:
+            self._may_have_expired(self._held_by)
         self._held = self._wanted = None
         self._generation += 1
         self.later(self.world.random.uniform(0, 500), self._begin)
@@ -176,6 +181,8 @@ class Client(Caller):
         assert self._wanted is not None
         wanted, generation = self._wanted, self._generation
         lock, request = wanted
+        name = self._name_of(request)
+        self.world.recorder.acquires(name, lock)
         sent = self.clock.ms()
 
         def is_current() -> bool:
@@ -195,7 +202,8 @@ class Client(Caller):
                 return
             match outcome:
                 case Granted():
-                    self._on_granted(outcome, sent)
+                    self.world.recorder.granted(name, outcome.token)
+                    self._on_granted(outcome, sent, name)
                 case Queued():
                     self.world.met["waits"] += 1
                 case Refused(code=code) if code in UNSURE:
@@ -203,6 +211,9 @@ class Client(Caller):
                 case Refused(code="NOSESSION"):
                     self._lose()
                 case _:
+                    # Others may say of an earlier try that its grant is over.
+                    if isinstance(outcome, Refused) and outcome.code in NEVER_GRANTED:
+                        self.world.recorder.refused(name)
                     self._wanted = None
                     self._think()
 
@@ -212,31 +223,48 @@ class Client(Caller):
     def _asked(self, lock: str, wait_ms: int) -> tuple[Acquire, str]:
         return Acquire(lock, 0, wait_ms, "", notify=True), self._session
 
-    def _on_granted(self, granted: Granted, sent_ms: int) -> None:
+    def _name_of(self, request: int | str) -> str:
+        """A request of a private session has a name for itself."""
+        return request if isinstance(request, str) else f"{self._session}:{request}"
+
+    def _may_have_expired(self, name: str) -> None:
+        """K1: the lease may be over since the client could trust it no more, and not before."""
+        over_for = self.clock.true_delay(self.clock.ms() - self._deadline_ms)
+        self.world.recorder.expires(name, since=self.world.schedule.now - over_for)
+
+    def _on_granted(self, granted: Granted, sent_ms: int, name: str) -> None:
         del sent_ms  # this lease began with its session
         self._wanted = None
         if self.clock.ms() >= self._deadline_ms:
+            self.world.recorder.expires(name)
             return  # the lease is over already; the keepalive will notice
-        self._hold(granted)
+        self._hold(granted, name)
 
-    def _hold(self, granted: Granted) -> None:
-        self._held = (granted.lock, granted.token)
+    def _hold(self, granted: Granted, name: str) -> None:
+        self._held, self._held_by = (granted.lock, granted.token), name
         self.world.met["grants answered"] += 1
         self._trust.check(granted.lock, self, granted.token)
         self._think()
 
     def _release(self, lock: str, token: int) -> None:
-        generation = self._generation
+        generation, name = self._generation, self._held_by
+        if self.clock.ms() >= self._deadline_ms:
+            self._may_have_expired(name)
         self._held = None  # stop the work, then release (K6)
+        self._ask_to_release(lock, token, generation, name)
+
+    def _ask_to_release(self, lock: str, token: int, generation: int, name: str) -> None:
+        self.world.recorder.releases(name)
 
         def again() -> None:
             if generation == self._generation:
-                self._release(lock, token)
+                self._ask_to_release(lock, token, generation, name)
 
         def released(outcome: Outcome) -> None:
             if isinstance(outcome, Refused) and outcome.code in UNSURE:
                 self.later(100, again)
                 return
+            self.world.recorder.released(name)
             self.world.history.on_released(lock, token)
             if generation == self._generation:
                 self._think()
@@ -282,17 +310,17 @@ class PrivateClient(Client):
     def _asked(self, lock: str, wait_ms: int) -> tuple[Acquire, str]:
         return Acquire(lock, TTL_MS, wait_ms, "", notify=True), self._draw_id()
 
-    def _on_granted(self, granted: Granted, sent_ms: int) -> None:
+    def _on_granted(self, granted: Granted, sent_ms: int, name: str) -> None:
         """K1: an answer that waited, or is a repeat, starts no deadline; the next renewal does."""
         self._wanted = None
         fresh = not granted.repeat
         self._live_in(granted.session, trusted_until_ms=sent_ms + granted.ttl_ms - MARGIN_MS if fresh else 0)
-        self._hold(granted)
+        self._hold(granted, name)
 
     def _release(self, lock: str, token: int) -> None:
         self._generation += 1  # the session ends with its grant
-        self._deadline_ms = 0
         super()._release(lock, token)
+        self._deadline_ms = 0
 
 
 class Reader(Caller):
@@ -306,7 +334,8 @@ class Reader(Caller):
         node = self.pick_node()
         if node is None:
             return
-        life, known = node.life, self.world.history.acknowledged
+        life, known, called = node.life, self.world.history.acknowledged, self.world.schedule.now
+        name = self.world.random.choice(LOCKS)
 
         def done(refusal: Refused | None) -> None:
             if refusal is None:
@@ -314,6 +343,9 @@ class Reader(Caller):
                 applied = node.up.machine.state.applied
                 assert applied >= known, f"C6: node {node.node_id} reads at {applied}, and {known} was known"
                 self.world.met["reads"] += 1
+                lock = node.up.machine.state.locks.get(name)
+                holder = lock.holder if lock is not None else None
+                self.world.recorder.saw(name, holder.token if holder is not None else None, called=called)
 
         node.up.read(done)
 

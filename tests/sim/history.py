@@ -6,12 +6,16 @@ time. An answer that came before a question was asked must stand before it in th
 C6); in a state machine that is all there is to linearizability.
 """
 
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from lockd.ids import LogIndex
 from lockd.locks.codec import decode_batch
-from lockd.locks.commands import Granted, Outcome
+from lockd.locks.commands import ExpireSessions, Granted, Outcome
 from lockd.locks.machine import LockMachine
+from lockd.raft.entries import EntryKind
+from lockd.raft.membership import decode_change
 from tests.sim.clock import CLOCK_RATE_SPREAD, MILLISECOND, Schedule
 
 
@@ -27,8 +31,9 @@ class Grant:
 class History:
     """What is committed, and what was acknowledged of it so far."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, met: Counter[str]) -> None:
         self._schedule = schedule
+        self._met = met
         self._machine = LockMachine()
         self._grants: dict[int, Grant] = {}
         self._live: set[int] = set()
@@ -37,10 +42,19 @@ class History:
         self.acknowledged = LogIndex(0)
         """No question that is asked from now on may be answered from before this entry."""
 
-    def commit(self, index: LogIndex, payload: bytes) -> None:
-        """The next batch of the log."""
+    def commit(self, index: LogIndex, kind: EntryKind, payload: bytes) -> None:
+        """The next entry of the log, whichever node shows it first."""
+        if kind is EntryKind.CONFIGURATION:
+            payload = decode_change(payload).context
+        if kind is not EntryKind.NOOP and payload:
+            self._apply(index, payload)
+
+    def _apply(self, index: LogIndex, payload: bytes) -> None:
         machine = self._machine
-        completions = machine.apply(index, decode_batch(payload))
+        batch = decode_batch(payload)
+        completions = machine.apply(index, batch)
+        expired = [each.operation for each in batch.commands if isinstance(each.operation, ExpireSessions)]
+        self._met["expiries"] += sum(len(operation.sessions) for operation in expired)
         true_ms = self._schedule.now / MILLISECOND
         assert machine.clock_ms <= true_ms * (1 + CLOCK_RATE_SPREAD) + 1, "T1: the state's clock has jumped"
         outcomes = [completion.outcome for completion in completions]
@@ -56,6 +70,16 @@ class History:
         for token in (self._live | new) - still_live:
             self._grants[token].ended = True
         self._live = still_live
+
+    @property
+    def removed(self) -> Mapping[int, str]:
+        """The ids that were members', and are used up (C8)."""
+        return self._machine.removed
+
+    @property
+    def added(self) -> Collection[int]:
+        """The members that were not founders."""
+        return self._machine.members.keys()
 
     # What clients say.
 

@@ -2,17 +2,28 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from unittest.mock import patch
 
-from lockd.ids import NodeId
+import lockd.server.snapshots
+from tests.linearizability.checker import Verdict
 from tests.sim.clients import TTL_MS, Client, Holder, PrivateClient, Reader, Trust, Waiter
-from tests.sim.world import SimNode, World
+from tests.sim.clock import SECOND
+from tests.sim.node import SimNode
+from tests.sim.operators import Operator
+from tests.sim.world import World
 
 CLIENTS = 3
 PRIVATE_CLIENTS = 2
-FAULTS = ("crash", "blackout", "stop", "restart", "isolate", "deafen", "heal", "heal", "pause")
+FAULTS = (
+    *("crash", "blackout", "stop", "restart", "restart", "isolate", "deafen", "heal", "heal", "pause"),
+    *("full disk", "room again", "failed sync"),
+)
+CHUNK_BYTES = 500
+"""So that a snapshot takes several messages."""
 WAITERS = 3
 FAULTY_SECONDS = 7
 QUIET_SECONDS = 3.5
+OPERATOR_SECONDS_MAX = 60
 DRAIN_SECONDS = 4 * TTL_MS / 1_000
 """The node is called dead, its waits go a TTL later, and who is let in by that goes after another."""
 LEADER_CHANGES_MIN = 2
@@ -23,25 +34,34 @@ class Report:
     """What one seed met: a seed in which nothing happens proves nothing."""
 
     seed: int
+    seconds: float
+    """Simulated."""
     leader_changes: int
     met: Counter[str]
 
+    @property
+    def is_worth_counting(self) -> bool:
+        met = self.met
+        return self.leader_changes >= LEADER_CHANGES_MIN and bool(met["grants answered"] and met["reads"])
+
     def __str__(self) -> str:
-        met = ", ".join(f"{count} {name}" for name, count in sorted(self.met.items()))
-        return f"seed {self.seed}: {self.leader_changes} leader changes, {met}"
+        met = ", ".join(f"{count} {name}" for name, count in sorted(self.met.items()) if count)
+        worth = "" if self.is_worth_counting else " (not counted: too little happened)"
+        return f"seed {self.seed}{worth}: {self.leader_changes} leader changes, {met}"
 
 
 def simulate(seed: int) -> Report:
     """Run one seed. Raises AssertionError, with the command that replays it, when a rule is broken."""
     world = World(seed)
     try:
-        _run(world)
+        with patch.object(lockd.server.snapshots, "CHUNK_BYTES", CHUNK_BYTES):
+            _run(world)
     except Exception as error:
         raise AssertionError(
-            f"seed {seed} at {world.schedule.now / 1e6:.3f} s: {str(error) or type(error).__name__}\n"
+            f"seed {seed} at {world.schedule.now / SECOND:.3f} s: {str(error) or type(error).__name__}\n"
             f"replay: python -m tests.sim --seed {seed}"
         ) from error
-    return Report(seed, world.invariants.terms_led - 1, world.met)
+    return Report(seed, world.schedule.now / SECOND, world.invariants.terms_led - 1, world.met)
 
 
 def _run(world: World) -> None:
@@ -50,25 +70,30 @@ def _run(world: World) -> None:
     callers: list[Client | Reader] = [Client(world, trust, number) for number in range(CLIENTS)]
     callers += [PrivateClient(world, trust, CLIENTS + number) for number in range(PRIVATE_CLIENTS)]
     callers.append(Reader(world, len(callers)))
-    for caller in callers:
+    operator = Operator(world, 1_000)
+    for caller in (*callers, operator):
         caller.start()
     world.run(1_500)
     _faulty_phase(world)
     Holder(world, trust, len(callers)).start()
-    _quiet_phase(world)
+    _quiet_phase(world, operator)
+    if world.recorder.check() is Verdict.UNDECIDED:
+        world.met["histories undecided"] += 1
     _drain_phase(world, callers)
+    for node in world.running():
+        node.note_snapshots()
 
 
 def _faulty_phase(world: World) -> None:
     """Safety under faults, with the leader deposed as often as it takes."""
     random = world.random
-    end = world.schedule.now + FAULTY_SECONDS * 1_000_000
+    end = world.schedule.now + FAULTY_SECONDS * SECOND
     while world.schedule.now < end or world.invariants.terms_led <= LEADER_CHANGES_MIN:
         leader = world.leader()
         _break(world, leader if leader is not None and random.random() < 0.5 else _any_node(world))
         world.run(random.uniform(20, 1_500))
-        down = [node for node in world.nodes.values() if not node.running]
-        if len(down) > len(world.voters) // 2 and random.random() < 0.7:
+        down = world.down()
+        if len(down) > len(world.nodes) // 2 and random.random() < 0.7:
             world.heal()
             for node in down:
                 node.start()
@@ -78,7 +103,7 @@ def _faulty_phase(world: World) -> None:
 def _break(world: World, victim: SimNode) -> None:
     """One more fault, or the end of one."""
     random = world.random
-    down = [node for node in world.nodes.values() if not node.running]
+    down = world.down()
     match random.choice(FAULTS):
         case "crash" if victim.running:
             victim.crash()
@@ -96,21 +121,48 @@ def _break(world: World, victim: SimNode) -> None:
             world.heal()
         case "pause" if victim.running and not victim.paused:
             victim.pause(random.uniform(50, 4_000))
+        case "full disk" if victim.running:
+            world.met["full disks"] += 1
+            victim.disk.set_full(is_full=True)
+        case "room again":
+            _make_room(world)
+        case "failed sync" if victim.running:
+            victim.disk.next_sync_fails = True
 
 
-def _quiet_phase(world: World) -> None:
-    """Liveness: with the faults gone there is a leader, progress, and one state."""
+def _make_room(world: World) -> None:
+    for node in world.running():
+        node.disk.set_full(is_full=False)
+
+
+def _quiet_phase(world: World, operator: Operator) -> None:
+    """Liveness: with the faults gone there is a leader, progress, one state, and the members wished for."""
     world.heal()
     world.faults.loss = world.faults.doubling = 0.0
-    for node in world.nodes.values():
-        if not node.running:
-            node.start()
+    _make_room(world)
+    operator.take_leave()
     granted = world.met["grants answered"]
-    world.run(QUIET_SECONDS * 1_000)
-    assert world.leader() is not None, "no leader after the faults are gone"
+    calm = world.schedule.now + int(QUIET_SECONDS * SECOND)
+    while world.schedule.now < calm or operator.is_busy or not _are_members_settled(world):
+        for node in world.down():  # one may have been about to stop
+            node.start()
+        world.run(500)
+        assert world.schedule.now < calm + OPERATOR_SECONDS_MAX * SECOND, (
+            f"a change of members never ends, or nobody leads: {world.configuration()}"
+        )
     assert world.met["grants answered"] > granted, "nobody gets a lock after the faults are gone"
-    applied = {node.up.raft.last_applied for node in world.nodes.values()}
+    applied = [node.up.raft.last_applied for node in world.members()]
     assert max(applied) - min(applied) < 50, f"nodes do not catch up: applied {sorted(applied)}"
+
+
+def _are_members_settled(world: World) -> bool:
+    """A member leads, all live, and who was added votes."""
+    members = world.members()
+    return (
+        world.leader() in members
+        and all(node.running for node in members)
+        and not world.configuration().learners
+    )
 
 
 def _drain_phase(world: World, callers: list[Client | Reader]) -> None:
@@ -127,7 +179,7 @@ def _drain_phase(world: World, callers: list[Client | Reader]) -> None:
     for caller in (*callers, *waiters):
         caller.die(unheard_by=victim)
     victim.crash()
-    if len(world.voters) == 1 or world.random.random() < 0.5:
+    if len(world.configuration().voters) <= 2 or world.random.random() < 0.5:
         world.run(world.random.uniform(0, 1_000))
         victim.start()
     world.run(DRAIN_SECONDS * 1_000)
@@ -139,4 +191,5 @@ def _drain_phase(world: World, callers: list[Client | Reader]) -> None:
 
 
 def _any_node(world: World) -> SimNode:
-    return world.nodes[NodeId(world.random.choice(world.voters))]
+    """A member; while none is up, anyone that can be started."""
+    return world.random.choice([node for node in world.members() if not node.is_gone] or world.down())
