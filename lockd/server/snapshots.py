@@ -109,6 +109,8 @@ class Sending:
     def on_ack(self, peer: NodeId, ack: frames.SnapshotAck) -> None:
         """The peer has so much of it now; send what comes next."""
         outgoing = self._outgoing.get(peer)
+        if self._raft.role is not Role.LEADER:
+            return  # a piece carries the present term, and only its leader may speak in it (§5.2)
         if outgoing is None or (ack.index, ack.term) != (outgoing.meta.index, outgoing.meta.term):
             return
         if not 0 <= ack.received_bytes <= outgoing.reader.size or ack.received_bytes == outgoing.offset:

@@ -9,6 +9,7 @@ from tests.sim.run import simulate
 SEEDS = 80
 RANGES = 2
 WITH_A_BUG_ONCE = {
+    2003: "a deposed leader went on streaming a snapshot, in the term of its successor (§5.2)",
     1: "a read between the arrival of a snapshot and the next turn met the state of before it (C6)",
 }
 UNSOLVED = {
