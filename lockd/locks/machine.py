@@ -32,6 +32,7 @@ from lockd.locks.commands import (
     ExpireSessions,
     MarkSilent,
     OpenSession,
+    Origin,
     OriginGone,
     Outcome,
     PromoteMember,
@@ -187,6 +188,10 @@ class LockMachine:
         """The session, if it lives. Whether the asker is its user is the caller's to check."""
         session = self.state.sessions.get(session_id)
         return None if session is None else view_session(session)
+
+    def waits_of(self, node: int, boot: int) -> list[Origin]:
+        """Where the waits came in that somebody at this boot of the node listens for (G4)."""
+        return [request.origin for request in self.state.waits.of_boot(node, boot)]
 
     def lease_sessions(self) -> Iterator[SessionView]:
         """Every session, sorted by id: what a new leader's lease book starts from (T2)."""

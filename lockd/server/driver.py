@@ -584,6 +584,9 @@ class Driver:
         self.machine = LockMachine.from_snapshot(body)
         self.checkpoints.installed()
         self._proposals.calls.fail_sent("this node was behind and has caught up by a snapshot")
+        for wait in self.machine.waits_of(self.node_id, self._boot):
+            # Whoever waited has just been told to ask again, or was gone before: nobody listens (G4).
+            self._owe(OriginGone(wait.node, wait.boot, wait.connection, operation=wait.operation))
         self._learn_cluster()
         for node, address in stored.header.addresses:
             # The leader is heard from where we dial it, and has sent this on our word from there. The

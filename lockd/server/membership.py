@@ -153,8 +153,30 @@ class Membership:
                 refusal = self._objection(operation, force=force)
                 if refusal is not None:
                     answer(refusal)
+                elif self._leaves_first(operation):
+                    answer(None)  # the next leader is asked again
                 else:
                     self._propose(operation, user, leadership, answer)
+
+    def _leaves_first(self, operation: MemberOperation) -> bool:
+        """Hand over before this leader is removed itself, if anyone can take over; tell whether it does.
+
+        With two voters the other one could not go on: it needs this one's word that the removal is
+        committed, and this one has left the cluster as soon as it knows.
+        """
+        others = self._other_voters()
+        if not isinstance(operation, RemoveMember) or operation.node != self._node_id or not others:
+            return False
+        self._raft.transfer_leadership(self._newest(others))
+        return True
+
+    def _other_voters(self) -> list[NodeId]:
+        """Those that answer."""
+        voters = self._raft.configuration.voters
+        return [node for node in voters if node != self._node_id and self._hears(node)]
+
+    def _newest(self, nodes: list[NodeId]) -> NodeId:
+        return max(nodes, key=lambda node: self._raft.progress[node].match_index)
 
     def _objection(self, operation: MemberOperation, *, force: bool) -> Refused | None:
         refusal = self._machine().objection_to(operation)
@@ -246,7 +268,7 @@ class Membership:
 
     def _hand_over(self, target: NodeId, answer: Answer) -> None:
         raft = self._raft
-        others = [node for node in raft.configuration.voters if node != self._node_id and self._hears(node)]
+        others = self._other_voters()
         if target == self._node_id:
             answer(Changed(0))
         elif target != NO_NODE and target not in raft.configuration.voters:
@@ -257,8 +279,7 @@ class Membership:
         elif self._handover is not None:
             answer(Refused("UNAVAILABLE", f"leadership is being handed to node {self._handover.to} already"))
         else:
-            newest = max(others, key=lambda node: raft.progress[node].match_index)
-            to = newest if target == NO_NODE else target
+            to = self._newest(others) if target == NO_NODE else target
             deadline_ms = self._clock_ms() + TRANSFER_TIMEOUTS * self._election_timeout_ms
             self._handover = _Handover(to, deadline_ms, answer)
             raft.transfer_leadership(to)

@@ -199,26 +199,30 @@ class Receiving:
         if message.term < self._raft.term or meta.index <= self._raft.commit_index:
             self._install(message)  # Raft has an answer to it that needs no file
             return
-        incoming = self._incoming
-        if incoming is None or not incoming.continues(message, chunk.file_bytes):
-            if incoming is not None and incoming.finishing:
-                return
-            self.discard()
-            incoming = self._incoming = _Incoming(message, chunk.file_bytes, self._files.begin())
-        incoming.message = message
-        if incoming.finishing:
+        if self._incoming is not None and self._incoming.finishing:
+            if self._incoming.continues(message, chunk.file_bytes):
+                self._incoming.message = message
             return
-        partial = incoming.partial
-        if chunk.offset == partial.received_bytes and chunk.data:
-            try:
+        try:
+            partial = self._continued(message, chunk.file_bytes)
+            if chunk.offset == partial.received_bytes and chunk.data:
                 partial.append(chunk.data)
-            except DiskFullError:  # the leader sends it again, and gives up in the end (D4)
-                self.discard()
-                return
+        except DiskFullError:  # the leader sends it again, and gives up in the end (D4)
+            self.discard()
+            return
         self._send(sender, frames.SnapshotAck(meta.index, meta.term, partial.received_bytes))
-        if partial.received_bytes >= incoming.file_bytes:
-            incoming.finishing = True
+        if self._incoming is not None and partial.received_bytes >= chunk.file_bytes:
+            self._incoming.finishing = True
             self._files.finish(partial, self._on_finished)
+
+    def _continued(self, message: InstallSnapshot, file_bytes: int) -> PartialSnapshot:
+        """The file that is being received, begun anew when this piece is of another."""
+        incoming = self._incoming
+        if incoming is None or not incoming.continues(message, file_bytes):
+            self.discard()
+            incoming = self._incoming = _Incoming(message, file_bytes, self._files.begin())
+        incoming.message = message
+        return incoming.partial
 
     def discard(self) -> None:
         """Forget what has arrived so far."""

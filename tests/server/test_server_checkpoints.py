@@ -5,7 +5,7 @@ import pytest
 from lockd.disk.snapshots import SnapshotReader, decode_snapshot
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex
-from lockd.locks.commands import Granted, Refused
+from lockd.locks.commands import Granted, OriginGone, Refused
 from lockd.locks.fingerprint import fingerprint
 from lockd.raft.progress import Pace
 from lockd.server import frames
@@ -141,6 +141,11 @@ def test_g4_who_waits_at_a_node_that_is_caught_up_by_a_snapshot_is_told_to_ask_a
     last = waiting[-1]
     assert isinstance(last, Refused)
     assert (last.code, "caught up by a snapshot" in last.text) == ("UNKNOWN", True)
+    cluster.tick(5)
+    (gone,) = [gone for gone in cluster[1].logged(OriginGone) if gone.operation]
+    (wait,) = cluster[1].driver.machine.state.locks["wanted"].waiters.values()
+    assert gone.operation == wait.origin.operation, "its wait is withdrawn unless it asks in time"
+    assert wait.orphan_timer
 
 
 def test_a_backup_has_everything_that_was_acknowledged_before_it() -> None:

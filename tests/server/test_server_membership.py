@@ -1,5 +1,7 @@
 """Who may change the membership, when, and how leadership passes on (SAFETY C7, C8)."""
 
+import pytest
+
 from lockd.ids import NO_NODE, NodeId
 from lockd.locks.commands import (
     AddMember,
@@ -130,14 +132,27 @@ def test_c7_one_change_at_a_time() -> None:
     assert first == [Changed(1)]
 
 
-def test_c7_a_leader_that_is_removed_steps_down_and_another_is_elected() -> None:
-    cluster = elected()
-    assert change(cluster, 1, RemoveMember(1)) == [Changed(1)]
-    assert not cluster[1].leads()
-    cluster.elect(2)
-    cluster.tick(60)
-    assert not cluster[1].leads()
+@pytest.mark.parametrize("size", [2, 3])
+def test_c7_a_leader_hands_over_before_it_is_removed(size: int) -> None:
+    """Of two voters, the other would need the word of one that has left to know that it left."""
+    cluster = elected(size)
+    outcomes = change(cluster, 1, RemoveMember(1))
+    cluster.tick(5)
+    assert outcomes == [Changed(1)]
+    assert cluster[2].leads()
+    assert cluster[2].driver.raft.configuration.voters == cluster.nodes[1:]
     assert 1 in cluster[2].driver.machine.removed
+
+
+def test_c7_a_leader_that_is_removed_by_force_with_nobody_to_take_over_steps_down() -> None:
+    cluster = elected()
+    cluster.isolate(1)
+    cluster.pass_ms(ELECTION_TIMEOUT_MS - 50, only=(1,))
+    outcomes = change(cluster, 1, RemoveMember(1), force=True)
+    cluster.heal()
+    cluster.tick(5)
+    assert not cluster[1].leads()
+    assert outcomes
 
 
 def test_leadership_is_handed_to_the_node_that_was_named() -> None:

@@ -175,7 +175,11 @@ class Snapshots(DirectSnapshots):
         life = self._host.life
 
         def in_this_life() -> None:
-            if life == self._host.life:
+            if life != self._host.life:
+                return
+            try:
                 step()
+            except OSError:  # a sync has failed: the process ends (D1)
+                self._host.fail()
 
         self._disk.after_a_while(lambda: self._host.now_or_after_pause(in_this_life))
