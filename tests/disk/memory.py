@@ -287,7 +287,7 @@ class SimulatedLog:
     def crash(self, rng: random.Random) -> Recovered:
         """Lose the power in the midst of writing what waits, then start again."""
         self.disk.power_lasts = rng.randrange(8)
-        with suppress(PowerLossError):
+        with suppress(PowerLossError, OSError):
             self.sync()
         self._waiting.clear()
         self._under_way.clear()
