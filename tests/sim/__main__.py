@@ -37,7 +37,7 @@ def _run(seeds: Iterable[int], processes: int, *, end: float = float("inf")) -> 
             print(result, flush=True)
             if isinstance(result, str):
                 failures += 1
-                break
+                continue
             if result.is_worth_counting:
                 counted += 1
                 seconds += result.seconds

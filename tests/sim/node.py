@@ -172,6 +172,10 @@ class SimNode:
         self.world.met["pauses"] += 1
         self.world.schedule.after(int(ms * MILLISECOND), functools.partial(self._resume, self.life))
 
+    def resume(self) -> None:
+        """As SIGCONT, before the pause would have ended by itself."""
+        self._resume(self.life)
+
     def now_or_after_pause(self, step: Callable[[], None]) -> None:
         """Take a step of the present life, unless that is over; look at the invariants after it."""
         if self.paused:

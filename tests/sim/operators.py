@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lockd.ids import NO_NODE, NodeId
+from lockd.ids import NO_NODE, LogIndex, NodeId
 from lockd.locks.commands import AddMember, Changed, Outcome, Refused, RemoveMember
+from lockd.raft.entries import EntryKind
 from tests.sim.calls import Caller
 from tests.sim.node import SimNode
 
@@ -70,6 +71,11 @@ class Operator(Caller):
         leader = self.world.leader()
         if leader is None or not leader.up.raft.is_leader_ready or leader.up.raft.has_change_pending:
             return False
+        running = [node.up.raft for node in self.world.nodes.values() if node.running]
+        for raft in running:
+            first = LogIndex(raft.last_applied + 1)
+            if raft.log.has_kind(EntryKind.CONFIGURATION, first, raft.log.last_index):
+                return False  # an earlier leader's change may yet take a voter away
         members = self.world.members()
         return len(leader.up.raft.configuration.voters) >= 3 and not any(node.is_gone for node in members)
 

@@ -139,6 +139,8 @@ def _quiet_phase(world: World, operator: Operator) -> None:
     """Liveness: with the faults gone there is a leader, progress, one state, and the members wished for."""
     world.heal()
     world.faults.loss = world.faults.doubling = 0.0
+    for node in world.nodes.values():
+        node.resume()
     _make_room(world)
     operator.take_leave()
     granted = world.met["grants answered"]
