@@ -42,12 +42,17 @@ class Report:
     @property
     def is_worth_counting(self) -> bool:
         met = self.met
-        return self.leader_changes >= LEADER_CHANGES_MIN and bool(met["grants answered"] and met["reads"])
+        enough = self.leader_changes >= LEADER_CHANGES_MIN and bool(met["grants answered"] and met["reads"])
+        return enough and not met["majorities lost"]
 
     def __str__(self) -> str:
         met = ", ".join(f"{count} {name}" for name, count in sorted(self.met.items()) if count)
-        worth = "" if self.is_worth_counting else " (not counted: too little happened)"
+        worth = "" if self.is_worth_counting else " (not counted: too little happened, or a majority is lost)"
         return f"seed {self.seed}{worth}: {self.leader_changes} leader changes, {met}"
+
+
+class MajorityLost(Exception):
+    """More disks are lost for good than P3 allows: safety was checked so far, and nothing can live on."""
 
 
 def simulate(seed: int) -> Report:
@@ -56,6 +61,8 @@ def simulate(seed: int) -> Report:
     try:
         with patch.object(lockd.server.snapshots, "CHUNK_BYTES", CHUNK_BYTES):
             _run(world)
+    except MajorityLost:
+        world.met["majorities lost"] += 1
     except Exception as error:
         raise AssertionError(
             f"seed {seed} at {world.schedule.now / SECOND:.3f} s: {str(error) or type(error).__name__}\n"
@@ -149,6 +156,9 @@ def _quiet_phase(world: World, operator: Operator) -> None:
         for node in world.down():  # one may have been about to stop
             node.start()
         world.run(500)
+        voters = [world.nodes[voter] for voter in world.configuration().voters]
+        if 2 * sum(not voter.is_gone for voter in voters) <= len(voters):
+            raise MajorityLost
         assert world.schedule.now < calm + OPERATOR_SECONDS_MAX * SECOND, (
             f"a change of members never ends, or nobody leads: {world.configuration()}"
         )
