@@ -307,9 +307,10 @@ class _Reader:
         return self.stored(header), body
 
     def header(self) -> SnapshotHeader:
-        magic, version, _, header_bytes = _PREAMBLE.unpack(self._take(_PREAMBLE.size))
-        if magic != _MAGIC:
-            raise DamageError(0, "no snapshot begins here")
+        # Before any checksum: most often somebody has named another file.
+        if self._read(0, len(_MAGIC)) != _MAGIC:
+            raise DamageError(0, "no snapshot of lockd begins here: it is another file, or damaged")
+        _, version, _, header_bytes = _PREAMBLE.unpack(self._take(_PREAMBLE.size))
         if version != FORMAT_VERSION:
             raise DataDirError(
                 f"{self._name} was written in format {version}, and this version of lockd reads "

@@ -96,6 +96,15 @@ def test_a_damaged_file_is_status_1_wherever_it_is(snapshot: Lockd, tmp_path: Pa
     assert not directory.exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"text\n", b"a text of more bytes than a snapshot's preamble\n"])
+def test_another_file_is_called_another_file(snapshot: Lockd, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    status, out, err = snapshot("inspect", file)
+    assert (status, out) == (1, "")
+    assert "no snapshot of lockd begins here" in err
+
+
 def test_what_is_asked_wrongly_is_status_2(snapshot: Lockd, tmp_path: Path) -> None:
     file, empty = sample(tmp_path), tmp_path / "empty"
     empty.mkdir()
