@@ -4,11 +4,12 @@ import pytest
 
 from lockd.disk.snapshots import SnapshotReader, decode_snapshot
 from lockd.errors import CorruptData
-from lockd.ids import LogIndex
+from lockd.ids import LogIndex, Term
 from lockd.locks.commands import Granted, OriginGone, Refused
 from lockd.locks.fingerprint import fingerprint
+from lockd.raft.messages import Heartbeat
 from lockd.raft.progress import Pace
-from lockd.server import frames
+from lockd.server import frames, snapshots
 from lockd.server.port import Backup
 from tests.server.cluster import Cluster
 
@@ -129,6 +130,24 @@ def test_c9_a_transfer_goes_on_under_the_next_leader_from_the_beginning() -> Non
     cluster.tick(80, only=(2, 3))
     assert cluster[2].leads()
     assert state_of(cluster, 3) == state_of(cluster, 2)
+
+
+def test_c2_a_deposed_leader_sends_no_more_of_its_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece speaks in its sender's present term: that is its successor's now (§5.2)."""
+    monkeypatch.setattr(snapshots, "CHUNK_BYTES", 200)
+    cluster = elected()
+    behind(cluster)
+    cluster.hold_back(frames.SnapshotAck)
+    cluster.tick(5)
+    first, second, _ = cluster.nodes
+    raft = cluster[1].driver.raft
+    raft.step(Heartbeat(second, first, Term(raft.term + 1), LogIndex(0)))
+    sent = len([frame for _, _, frame in cluster.sent if isinstance(frame, frames.SnapshotChunk)])
+    assert sent
+    cluster.hold_back()
+    cluster.settle()
+    later = [frame for _, _, frame in cluster.sent if isinstance(frame, frames.SnapshotChunk)][sent:]
+    assert later == []
 
 
 def test_g4_who_waits_at_a_node_that_is_caught_up_by_a_snapshot_is_told_to_ask_again() -> None:
