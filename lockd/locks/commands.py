@@ -14,6 +14,11 @@ import msgspec
 WAIT_FOREVER = -1
 """`Acquire.wait_ms` of a request that waits until it is granted, cancelled or its session ends."""
 
+EXCLUSIVE = "exclusive"
+SHARED = "shared"
+SEMAPHORE = "semaphore"
+"""How a lock is held. The first two are what `Acquire.mode` may say; a limit makes the third."""
+
 
 class Origin(msgspec.Struct, array_like=True, frozen=True):
     """Where a command came in: who may be told, and whose end withdraws a wait (G4)."""
@@ -115,6 +120,26 @@ class Acquire(msgspec.Struct, array_like=True, frozen=True, tag="acquire"):
     notify: bool = False
     """The caller is told at once that it waits, and later of the end (NOTIFY). For the node that
     asks alone: the outcome of a request that waits is Queued either way."""
+    mode: str = EXCLUSIVE
+    """EXCLUSIVE or SHARED; of no meaning with a `limit`."""
+    limit: int = 0
+    """More than 0: the lock is a counting semaphore with so many units."""
+    weight: int = 1
+    """How many of them this request takes; 1 without a limit."""
+    max_hold_ms: int = 0
+    """The grant is revoked when it is so old, however it is renewed (K7); 0 for never."""
+    delay_ms: int = 0
+    """For so long nobody is granted the lock after an abnormal end of this grant; 0 for no delay."""
+
+
+class AcquireAll(msgspec.Struct, array_like=True, frozen=True, tag="acquire_all"):
+    """Asks for several locks, exclusively: all of them at once under one token, or none (G5)."""
+
+    locks: tuple[str, ...]
+    """At least one, each once. The order means nothing."""
+    wait_ms: int
+    meta: str
+    notify: bool = False
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
@@ -124,10 +149,53 @@ class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
 
 
 class Release(msgspec.Struct, array_like=True, frozen=True, tag="release"):
-    """Ends the grant `token` of `Command.session`; without effect when it is no longer held (G7)."""
+    """Ends the grant `token` of `Command.session`; without effect when it is no longer held (G7).
+
+    Of a grant of several locks it gives back this one alone.
+    """
 
     lock: str
     token: int
+
+
+class ReleaseAll(msgspec.Struct, array_like=True, frozen=True, tag="release_all"):
+    """Gives back every lock of the grant `token` of `Command.session` (G7)."""
+
+    token: int
+
+
+class ChangeMeta(msgspec.Struct, array_like=True, frozen=True, tag="change_meta"):
+    """The grant `token` of `Command.session` shows other metadata from now on: an election's value."""
+
+    lock: str
+    token: int
+    meta: str
+
+
+class Break(msgspec.Struct, array_like=True, frozen=True, tag="break"):
+    """Takes a grant from its holder, whoever asks; the receiving node has checked the right (G11).
+
+    The grant is revoked: its holder is told, and the lock is passed on when it has acknowledged, its
+    session has ended, or its TTL has run since (P1).
+    """
+
+    lock: str
+    token: int
+    reason: str
+    now: bool
+    """Pass it on at once, though its holder may trust its lease: P1 does not hold then."""
+
+
+class AcknowledgeNotices(msgspec.Struct, array_like=True, frozen=True, tag="acknowledge_notices"):
+    """`Command.session` has learnt of the ends of grants up to this notice: they are passed on (K7)."""
+
+    number: int
+
+
+class FreeRevoked(msgspec.Struct, array_like=True, frozen=True, tag="free_revoked"):
+    """Proposed by the leader alone: the TTL of these revoked grants has run since (P1, T1)."""
+
+    tokens: tuple[int, ...]
 
 
 class OriginGone(msgspec.Struct, array_like=True, frozen=True, tag="origin_gone"):
@@ -173,6 +241,12 @@ Operation = (
     | AddMember
     | PromoteMember
     | RemoveMember
+    | AcquireAll
+    | ReleaseAll
+    | ChangeMeta
+    | Break
+    | AcknowledgeNotices
+    | FreeRevoked
 )
 
 
@@ -214,6 +288,17 @@ class Granted(msgspec.Struct, array_like=True, frozen=True, tag="granted"):
     ttl_ms: int
     repeat: bool = False
     """An answer given again, or given after a wait: it starts no client deadline (K1)."""
+    locks: tuple[str, ...] = ()
+    """Of AcquireAll: all that the grant holds, `lock` being the first of them by name."""
+    mode: str = EXCLUSIVE
+    """EXCLUSIVE, SHARED or SEMAPHORE."""
+    limit: int = 0
+    weight: int = 1
+
+    @property
+    def is_fencing(self) -> bool:
+        """Whether the token is ordered against all grants that conflict with this one (G10)."""
+        return self.mode != SEMAPHORE
 
 
 class Queued(msgspec.Struct, array_like=True, frozen=True, tag="queued"):
@@ -227,10 +312,28 @@ class Queued(msgspec.Struct, array_like=True, frozen=True, tag="queued"):
     position: int
 
 
+class Notice(msgspec.Struct, array_like=True, frozen=True):
+    """Tells a session that a grant of its own was revoked (K7)."""
+
+    number: int
+    """Grows within the session; AcknowledgeNotices names it."""
+    lock: str
+    token: int
+    reason: str
+    """`broken: ...` with the text of whoever broke it, or MAX_HOLD."""
+
+
+MAX_HOLD = "max_hold"
+
+
 class SessionOpened(msgspec.Struct, array_like=True, frozen=True, tag="session_opened"):
+    """A session was opened, or renewed."""
+
     session: str
     ttl_ms: int
     """As clamped between the cluster's floor and ceiling."""
+    ended: tuple[Notice, ...] = ()
+    """What it has not acknowledged yet."""
 
 
 class Changed(msgspec.Struct, array_like=True, frozen=True, tag="changed"):
@@ -246,7 +349,13 @@ class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
     text: str
     lock: str = ""
     holder: str = ""
-    """For BUSY and TIMEOUT: the holder's session name or public number."""
+    """For BUSY and TIMEOUT: the session name or public number of who has held it longest."""
+    owner: str = ""
+    meta: str = ""
+    """That holder's; "" as well when it is over `Limits.refusal_meta_bytes_max`."""
+    held_ms: int = 0
+    queue_length: int = 0
+    """How many waited for the lock then, but for the one that is told."""
 
 
 Outcome = Granted | Queued | SessionOpened | Changed | Refused
