@@ -28,13 +28,14 @@ from lockd.server import frames
 from lockd.server.admin import AdminServer
 from lockd.server.auth import Users
 from lockd.server.config import Address, ConfigError, ServerConfig
-from lockd.server.driver import Driver, DriverSettings, Ports
+from lockd.server.driver import Driver
 from lockd.server.forking import ForkingSnapshots
 from lockd.server.handshake import Introduction
 from lockd.server.joining import find_cluster
 from lockd.server.listener import Listener
 from lockd.server.peers import PeerNetwork
 from lockd.server.recovering import recovered_core
+from lockd.server.surroundings import DriverSettings, Ports
 
 log = logging.getLogger(__name__)
 

@@ -11,109 +11,49 @@ The way of a read or a keepalive: a ReadIndex round of the leader that begins af
 (C6, T3), then the applied state.
 """
 
-import itertools
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from msgspec import structs
 
 from lockd.disk.record import Identity, LogWrite, SnapshotMark
-from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, SessionId, Term
+from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, SessionId
 from lockd.locks.codec import decode_batch
 from lockd.locks.commands import (
     Acquire,
     AddMember,
     Batch,
-    ClearSilent,
     CreateCluster,
-    Granted,
     OpenSession,
     Operation,
-    OriginGone,
     Outcome,
     PromoteMember,
     Refused,
     RegisterNode,
     RemoveMember,
     RequestOrphaned,
-    SessionOpened,
 )
-from lockd.locks.leases import RenewalVerdict
 from lockd.locks.machine import LockMachine
-from lockd.locks.views import SessionView
-from lockd.raft.codec import decode_message, encode_message
+from lockd.raft.codec import encode_message
 from lockd.raft.entries import Configuration, EntryKind, EntryRun, SnapshotMeta
 from lockd.raft.membership import decode_change
 from lockd.raft.messages import InstallSnapshot, Message
 from lockd.raft.node import RaftNode, Ready, Role
 from lockd.server import frames
+from lockd.server.applying import Applying
 from lockd.server.calls import Callback
 from lockd.server.checkpoints import Checkpoints
-from lockd.server.leadership import Leadership
+from lockd.server.incoming import Incoming
+from lockd.server.leadership import Leadership, Leading
 from lockd.server.membership import Membership, Wish
 from lockd.server.port import Backup, ClusterStatus
 from lockd.server.proposals import Asked, Proposals
-from lockd.server.reads import NOT_LEADER, Reads
-from lockd.server.snapshots import Receiving, Sending, SnapshotFiles
+from lockd.server.reads import Reads
+from lockd.server.renewals import Renewals
+from lockd.server.snapshots import Receiving, Sending
 from lockd.server.status import describe
-
-
-class Disk(Protocol):
-    def submit(self, write: LogWrite) -> None:
-        """Take the write; `Driver.on_durable` follows with its ticket, in order."""
-
-
-class Network(Protocol):
-    def send(self, node: NodeId, frame: frames.Frame) -> bool:
-        """Take the frame, or return False when it is certain that it won't be delivered."""
-
-    def is_connected(self, node: NodeId) -> bool:
-        """Whether frames to the node can be sent now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Whatever the driver does not decide for itself."""
-
-    disk: Disk
-    network: Network
-    clock_ms: Callable[[], int]
-    """This machine's monotonic clock."""
-    wake: Callable[[], None]
-    """Asks the owner to call `turn` soon; cheap to call often."""
-    draw_cluster: Callable[[], tuple[ClusterId, Incarnation]]
-    snapshots: SnapshotFiles
-    unix_s: Callable[[], int]
-    """The wall clock, for the date of a snapshot alone (T1)."""
-    members_changed: Callable[[], None]
-    """Another configuration is in force, or an address is new: connect to those who are members now."""
-
-
-@dataclass(frozen=True, slots=True)
-class DriverSettings:
-    """What the node is told at its start. Durations in ms."""
-
-    election_timeout_ms: int
-    answer_ms_max: int
-    """How long a caller waits for an outcome that is not a place in a queue."""
-    peer_address: str
-    client_address: str
-    http_address: str
-    version: str
-    snapshot_log_bytes: int
-    """After so much log a snapshot is taken. Nodes with different values can't compare their states."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Unsynced:
-    """A write on its way to the disk, and what must wait for it (SAFETY C2, D1)."""
-
-    ticket: int
-    last: tuple[Term, LogIndex] | None
-    messages: tuple[Message, ...]
-    notify: tuple[Callable[[], None], ...]
+from lockd.server.surroundings import DriverSettings, Ports
+from lockd.server.writes import Writes
 
 
 class Driver:
@@ -136,13 +76,7 @@ class Driver:
         """
         self.settings = settings
         self.raft = raft
-        self.machine = machine
-        self.identity = identity
-        self.addresses = dict(addresses)
-        self.leadership: Leadership | None = None
-        self.leader_changes = 0
         self.grants = 0
-        self.disk_writes = 0
         self._boot = boot
         self._ports = ports
         self._proposals = Proposals(
@@ -150,11 +84,38 @@ class Driver:
             raft=raft,
             send=ports.network.send,
             clock_ms=ports.clock_ms,
+            wake=ports.wake,
             answer_ms_max=settings.answer_ms_max,
         )
-        self._tickets = itertools.count(1)
-        self._unsynced: deque[_Unsynced] = deque()
-        self._reads = Reads(boot=boot, raft=raft, send=ports.network.send, renew=self._lead_keepalive)
+        self._writes = Writes(ports.disk, persisted=raft.persisted, send=self._send_all)
+        self._applying = Applying(
+            machine=machine,
+            identity=identity,
+            addresses=addresses,
+            writes=self._writes,
+            snapshots=ports.snapshots,
+            members_changed=ports.members_changed,
+        )
+        self._leading = Leading(
+            raft=raft,
+            machine=lambda: self.machine,
+            clock_ms=ports.clock_ms,
+            election_timeout_ms=settings.election_timeout_ms,
+            decide=self._decide,
+        )
+        self._reads = Reads(
+            boot=boot,
+            raft=raft,
+            send=ports.network.send,
+            renew=lambda user, session, answer: self._renewals.lead(user, session, answer),
+        )
+        self._renewals = Renewals(
+            raft=raft,
+            reads=self._reads,
+            machine=lambda: self.machine,
+            leadership=lambda: self.leadership,
+            decide=self._decide,
+        )
         self._membership = Membership(
             node_id=identity.node_id,
             boot=boot,
@@ -191,22 +152,59 @@ class Driver:
             unix_s=ports.unix_s,
             log_bytes=settings.snapshot_log_bytes,
         )
-        self.disk_is_full = False
-        self._leader_seen = NO_NODE
-        self._owe(
-            RegisterNode(
-                self.node_id,
-                identity.instance,
-                settings.peer_address,
-                settings.client_address,
-                settings.http_address,
-                settings.version,
-            )
+        self._incoming = Incoming(
+            node_id=identity.node_id,
+            raft=raft,
+            network=ports.network,
+            proposals=self._proposals,
+            reads=self._reads,
+            renewals=self._renewals,
+            membership=self._membership,
+            snapshots=(self.sending, self.receiving, self.checkpoints),
         )
+        self.disk_is_full = False
+        registration = RegisterNode(
+            identity.node_id,
+            identity.instance,
+            settings.peer_address,
+            settings.client_address,
+            settings.http_address,
+            settings.version,
+        )
+        self._proposals.owe(Asked(registration))
 
     @property
     def node_id(self) -> NodeId:
         return self.identity.node_id
+
+    @property
+    def machine(self) -> LockMachine:
+        """The applied state. A snapshot that is installed makes it another object."""
+        return self._applying.machine
+
+    @property
+    def identity(self) -> Identity:
+        return self._applying.identity
+
+    @property
+    def addresses(self) -> Mapping[NodeId, str]:
+        """Where the members are dialled, as far as this node knows."""
+        return self._applying.addresses
+
+    @property
+    def leadership(self) -> Leadership | None:
+        """What this node leads by, from its no-op on; None while it does not lead."""
+        return self._leading.now
+
+    @property
+    def leader_changes(self) -> int:
+        """How many leaders this node has seen."""
+        return self._leading.changes
+
+    @property
+    def disk_writes(self) -> int:
+        """How many there have been."""
+        return self._writes.count
 
     # What clients ask.
 
@@ -233,10 +231,8 @@ class Driver:
             self._proposals.owe(replace(asked, connection=0))
         elif self.disk_is_full:
             on_outcome(Refused("UNAVAILABLE", "the disk of this node is full"))
-            return
         else:
             self._proposals.ask(asked, on_outcome)
-        self._ports.wake()
 
     def read(self, on_done: Callable[[Refused | None], None]) -> None:
         """Call back once `machine` is at least as new as now, or with why not (C6)."""
@@ -287,8 +283,7 @@ class Driver:
 
     def connection_gone(self, connection: int) -> None:
         """Nobody listens on it any more: its waits are withdrawn through the log (G4)."""
-        if self._proposals.calls.connection_gone(connection):
-            self._owe(OriginGone(self.node_id, self._boot, connection))
+        self._proposals.connection_gone(connection)
 
     @property
     def open_calls(self) -> int:
@@ -332,9 +327,7 @@ class Driver:
         self._reads.tick(now_ms)
         self._proposals.tick()
         self.sending.tick()
-        if self.leadership is not None:
-            self.leadership.advance(now_ms)
-            self._do_leader_duties(self.leadership)
+        self._leading.tick()
         self._membership.tick()
         self.turn()
 
@@ -347,64 +340,15 @@ class Driver:
 
     def on_durable(self, ticket: int) -> None:
         """The disk has everything up to this ticket (D1)."""
-        while self._unsynced and self._unsynced[0].ticket <= ticket:
-            done = self._unsynced.popleft()
-            if done.last is not None:
-                self.raft.persisted(*done.last)
-            for notify in done.notify:
-                notify()
-            self._send_all(done.messages)
+        self._writes.on_durable(ticket)
         self.turn()
 
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         """A peer that has introduced itself, and is bound, sent this. Raises FrameError on nonsense."""
         if self.leadership is not None:
             self.leadership.heard(sender)
-        match frame:
-            case frames.Raft():
-                self._on_raft_message(sender, frame)
-            case frames.Forward(commands):
-                self._proposals.on_forward(sender, commands)
-            case frames.ForwardRefused(origins):
-                self._proposals.hold_again(origins)
-            case frames.ReadRequest(call):
-                self._reads.lead_round(
-                    lambda index: self._send(
-                        sender, frames.ReadReply(call, NOT_LEADER if index is None else index)
-                    )
-                )
-            case frames.ReadReply(call, index):
-                self._reads.on_read_reply(call, index)
-            case frames.KeepaliveRequest(call, user, session):
-                self._lead_keepalive(
-                    user,
-                    SessionId(session),
-                    lambda outcome: self._send(sender, frames.KeepaliveReply(call, outcome)),
-                )
-            case frames.KeepaliveReply(call, outcome):
-                self._reads.on_keepalive_reply(call, outcome)
-            case frames.OperatorRequest(call, user, wish):
-                self._membership.lead(
-                    wish,
-                    user=user,
-                    answer=lambda outcome: self._send(sender, frames.OperatorReply(call, outcome)),
-                )
-            case frames.OperatorReply(call, outcome):
-                self._membership.on_reply(call, outcome)
-            case _:
-                self._on_snapshot_frame(sender, frame)
+        self._incoming.take(sender, frame)
         self._ports.wake()
-
-    def _on_snapshot_frame(self, sender: NodeId, frame: frames.Frame) -> None:
-        match frame:
-            case frames.SnapshotChunk():
-                self.receiving.on_chunk(sender, frame)
-            case frames.SnapshotAck():
-                self.sending.on_ack(sender, frame)
-            case frames.StateHash(index, state_hash):
-                self.checkpoints.compare(sender, LogIndex(index), state_hash)
-            case _:
-                raise frames.FrameError(f"{frame.KIND.name} frame after the handshake")
 
     def joined(
         self,
@@ -418,21 +362,13 @@ class Driver:
 
         It replays the log from its first entry, or a snapshot: before either, the founders vote.
         """
-        self.identity = replace(self.identity, cluster=cluster, incarnation=incarnation, founders=founders)
-        self.addresses |= addresses
         self.raft.found(Configuration(founders))
-        self._write(
-            LogWrite(
-                next(self._tickets),
-                cluster=(cluster, incarnation),
-                founders=founders,
-                addresses=tuple(sorted(addresses.items())),
-            )
-        )
+        self._applying.join(cluster, incarnation, founders=founders, addresses=addresses)
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         """Remember durably that this instance is that node; then `on_bound` is called (C8)."""
-        self._write(LogWrite(next(self._tickets), bindings=((node, instance),)), notify=(on_bound,))
+        write = LogWrite(self._writes.next_ticket(), bindings=((node, instance),))
+        self._writes.submit(write, notify=(on_bound,))
 
     def turn(self) -> None:
         """Do all that can be done now: route, propose, and carry out what Raft asks for."""
@@ -444,7 +380,8 @@ class Driver:
             self._proposals.propose(self.leadership)
         while (ready := self.raft.ready()) is not None:
             self._carry_out(ready)
-            self._notice_leader_change()
+            if self._leading.notice_change():
+                self._proposals.leadership_lost()
             if self.leadership is not None:
                 self._proposals.propose(self.leadership)
 
@@ -458,35 +395,14 @@ class Driver:
             mark = None
             if ready.snapshot is not None:
                 mark = SnapshotMark(ready.snapshot.index, ready.snapshot.term, resets=True)
-            write = LogWrite(next(self._tickets), ready.hard_state, ready.append or None, snapshot=mark)
-            self._write(write, last=last, messages=ready.send_after_durable)
+            ticket = self._writes.next_ticket()
+            write = LogWrite(ticket, ready.hard_state, ready.append or None, snapshot=mark)
+            self._writes.submit(write, last=last, messages=ready.send_after_durable)
         else:
-            self._after_writes(ready.send_after_durable)
+            self._writes.send_after_all(ready.send_after_durable)
         self._send_all(ready.send_now)
         self._apply(ready.committed)
         self._reads.on_rounds(ready.reads, dropped=ready.reads_dropped)
-
-    def _write(
-        self,
-        write: LogWrite,
-        *,
-        last: tuple[Term, LogIndex] | None = None,
-        messages: tuple[Message, ...] = (),
-        notify: tuple[Callable[[], None], ...] = (),
-    ) -> None:
-        self.disk_writes += 1
-        self._unsynced.append(_Unsynced(write.ticket, last, messages, notify))
-        self._ports.disk.submit(write)
-
-    def _after_writes(self, messages: tuple[Message, ...]) -> None:
-        """Send once everything written so far is durable: these rest on nothing newer."""
-        if not messages:
-            return
-        if not self._unsynced:
-            self._send_all(messages)
-        else:
-            newest = self._unsynced.pop()
-            self._unsynced.append(replace(newest, messages=newest.messages + messages))
 
     def _send_all(self, messages: tuple[Message, ...]) -> None:
         for message in messages:
@@ -501,15 +417,6 @@ class Driver:
         """Send what the receiver can do without: Raft and the callers' deadlines cover a loss."""
         self._ports.network.send(node, frame)
 
-    def _on_raft_message(self, sender: NodeId, frame: frames.Raft) -> None:
-        try:
-            message = decode_message(frame.message)
-        except ValueError as error:
-            raise frames.FrameError(str(error)) from error
-        if message.sender != sender or message.receiver != self.node_id:
-            raise frames.FrameError(f"node {sender} sent a message of {message.sender} to {message.receiver}")
-        self.raft.step(message)
-
     def _apply(self, run: EntryRun) -> None:
         for offset, (term, kind, payload) in enumerate(zip(run.terms, run.kinds, run.payloads, strict=True)):
             index = LogIndex(run.first + offset)
@@ -522,43 +429,17 @@ class Driver:
             if kind is EntryKind.NOOP:
                 self._proposals.calls.fail_sent_before(term)
                 if self.raft.role is Role.LEADER and term == self.raft.term:
-                    self._begin_leadership()
+                    self._leading.begin()
+                    if not self.machine.cluster:
+                        self._decide(CreateCluster(*self._ports.draw_cluster()))
         if run:
             self._reads.on_applied(run.last)
 
     def _apply_batch(self, index: LogIndex, batch: Batch) -> None:
-        completions = self.machine.apply(index, batch)
+        completions = self._applying.apply(index, batch)
         if self.leadership is not None:
             self.leadership.book.learn(self.machine.lease_changes, self.leadership.clock_ms)
-        for command in batch.commands:
-            match command.operation:
-                case CreateCluster():
-                    self._learn_cluster()
-                case RegisterNode(node=node, peer_address=address) if node in self.machine.nodes:
-                    self._learn_address(NodeId(node), address)
-                case AddMember(node=node, peer_address=address) if node in self.machine.members:
-                    self._learn_address(NodeId(node), address)
-        for completion in completions:
-            origin = completion.origin
-            if (origin.node, origin.boot) != (self.node_id, self._boot):
-                continue
-            self.grants += isinstance(completion.outcome, Granted)
-            if self._proposals.calls.complete(origin.operation, completion.outcome):
-                gone = OriginGone(self.node_id, self._boot, origin.connection, operation=origin.operation)
-                self._owe(gone)
-
-    def _learn_cluster(self) -> None:
-        """Keep the cluster's identity where a start finds it before the log is applied (C8)."""
-        learnt = self.machine.cluster, self.machine.incarnation
-        if (self.identity.cluster, self.identity.incarnation) != learnt:
-            self.identity = replace(self.identity, cluster=learnt[0], incarnation=learnt[1])
-            self._write(LogWrite(next(self._tickets), cluster=learnt))
-
-    def _learn_address(self, node: NodeId, address: str) -> None:
-        if self.addresses.get(node) != address:
-            self.addresses[node] = address
-            self._write(LogWrite(next(self._tickets), addresses=((node, address),)))
-            self._ports.members_changed()
+        self.grants += self._proposals.settle(completions)
 
     def _apply_change(self, index: LogIndex, payload: bytes) -> None:
         """The state machine's part of a membership change, then Raft's: from here on it is in force (C7)."""
@@ -571,7 +452,8 @@ class Driver:
     # Snapshots.
 
     def _note_snapshot(self, mark: SnapshotMark, on_durable: Callable[[], None]) -> None:
-        self._write(LogWrite(next(self._tickets), snapshot=mark), notify=(on_durable,))
+        write = LogWrite(self._writes.next_ticket(), snapshot=mark)
+        self._writes.submit(write, notify=(on_durable,))
 
     def _install_received(self, message: InstallSnapshot) -> None:
         """At once: Raft goes on from the snapshot, so no read may meet the state of before it (C6)."""
@@ -580,97 +462,14 @@ class Driver:
 
     def _load_snapshot(self, meta: SnapshotMeta) -> None:
         """Go on from a leader's snapshot: its state takes the place of this node's (C9)."""
-        stored, body = self._ports.snapshots.load(meta.index, meta.term)
-        self.machine = LockMachine.from_snapshot(body)
+        self._applying.load(meta, heard=self.raft.leader_id)
         self.checkpoints.installed()
-        self._proposals.calls.fail_sent("this node was behind and has caught up by a snapshot")
-        for wait in self.machine.waits_of(self.node_id, self._boot):
-            # Whoever waited has just been told to ask again, or was gone before: nobody listens (G4).
-            self._owe(OriginGone(wait.node, wait.boot, wait.connection, operation=wait.operation))
-        self._learn_cluster()
-        for node, address in stored.header.addresses:
-            # The leader is heard from where we dial it, and has sent this on our word from there. The
-            # snapshot may be from before it moved; then nothing after it would ever be acknowledged.
-            if node != self.raft.leader_id:
-                self._learn_address(node, address)
-        self._ports.members_changed()
+        self._proposals.lose_sight(self.machine.waits_of(self.node_id, self._boot))
         self._reads.on_applied(meta.index)
-
-    # What a leader does.
-
-    def _notice_leader_change(self) -> None:
-        if self.raft.leader_id not in (NO_NODE, self._leader_seen):
-            self._leader_seen = self.raft.leader_id
-            self.leader_changes += 1
-        if self.raft.role is Role.LEADER:
-            return
-        self.leadership = None
-        self._proposals.leadership_lost()
-
-    def _begin_leadership(self) -> None:
-        self.leadership = Leadership.begin(
-            term=self.raft.term,
-            machine=self.machine,
-            now_ms=self._ports.clock_ms(),
-            turn_ms_max=self.settings.election_timeout_ms,
-        )
-        if not self.machine.cluster:
-            self._decide(CreateCluster(*self._ports.draw_cluster()))
-
-    def _do_leader_duties(self, leadership: Leadership) -> None:
-        expired = leadership.expired()
-        if expired is not None:
-            self._decide(expired)
-        peers = tuple(node for node in self.raft.configuration.members if node != self.node_id)
-        for duty in leadership.duties(peers, 3 * self.settings.election_timeout_ms):
-            self._decide(duty)
-
-    def _lead_keepalive(
-        self, user: str, session: SessionId, answer: Callable[[Outcome | None], None]
-    ) -> None:
-        """Renew after a round that begins now (T3). `answer` gets None when this isn't the leader."""
-        term = self.raft.term
-
-        def confirmed(index: LogIndex | None) -> None:
-            if index is None:
-                answer(None)
-            else:
-                self._reads.when_applied(index, renew)
-
-        def renew() -> None:
-            leadership = self.leadership
-            view = self.machine.session(session)
-            if leadership is None or leadership.term != term:
-                answer(None)
-            elif view is None or view.user != user:
-                answer(Refused("NOSESSION", "no such session: it has expired or was closed"))
-            else:
-                self._answer_renewal(leadership, view, answer)
-
-        self._reads.lead_round(confirmed)
-
-    def _answer_renewal(
-        self, leadership: Leadership, view: SessionView, answer: Callable[[Outcome | None], None]
-    ) -> None:
-        match leadership.book.renew(view.id, leadership.clock_ms):
-            case RenewalVerdict.RENEWED:
-                answer(SessionOpened(view.id, view.ttl_ms))
-            case RenewalVerdict.RENEWED_MARKED:
-                # The log says it was silent: take that back first, or the next leader cuts its TTL (T2).
-                self._decide(ClearSilent(), session=view.id, on_outcome=answer)
-            case RenewalVerdict.EXPIRING:
-                answer(None)  # asked again until the choice is applied, or void with this leadership
-            case RenewalVerdict.UNKNOWN:
-                answer(Refused("NOSESSION", "its lease has not begun: its request still waits"))
 
     def _ask(self, user: str, session: SessionId | None, done: Callable[[Outcome | None], None]) -> None:
         deadline = self._ports.clock_ms() + self.settings.answer_ms_max
         self._reads.ask(deadline_ms=deadline, user=user, session=session, done=done)
-        self._ports.wake()
-
-    def _owe(self, operation: Operation) -> None:
-        """Have an operation of the node's own applied, however often leaders change before."""
-        self._proposals.owe(Asked(operation))
         self._ports.wake()
 
     def _decide(self, operation: Operation, *, session: str = "", on_outcome: Callback | None = None) -> None:

@@ -7,13 +7,14 @@ a process which was paused wakes up without a jump. Leases are counted on the sa
 Nothing here outlives the term: the next leader starts with full TTLs (T2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from lockd.ids import NodeId, Term
+from lockd.ids import NO_NODE, NodeId, Term
 from lockd.locks.commands import ExpireSessions, MarkSilent, Operation, OriginGone
 from lockd.locks.leases import LeaseBook
 from lockd.locks.machine import LockMachine
+from lockd.raft.node import RaftNode, Role
 
 EXPIRIES_PER_SECOND = 750
 """After an election many leases can be due at once: they end at this rate (SAFETY T4)."""
@@ -87,3 +88,58 @@ class Leadership:
     def hears(self, node: NodeId, within_ms: int) -> bool:
         """Whether the node was heard of within so many ms of this leadership."""
         return node in self._heard_ms and self.clock_ms - self._heard_ms[node] < within_ms
+
+
+class Leading:
+    """Whether this node leads, and if so its leadership: from its no-op until it is deposed."""
+
+    def __init__(
+        self,
+        *,
+        raft: RaftNode,
+        machine: Callable[[], LockMachine],
+        clock_ms: Callable[[], int],
+        election_timeout_ms: int,
+        decide: Callable[[Operation], None],
+    ) -> None:
+        """`clock_ms` is this machine's; `decide` logs an operation as a decision of the leader's."""
+        self.now: Leadership | None = None
+        self.changes = 0
+        """How many leaders this node has seen."""
+        self._raft = raft
+        self._machine = machine
+        self._clock_ms = clock_ms
+        self._election_timeout_ms = election_timeout_ms
+        self._decide = decide
+        self._leader_seen = NO_NODE
+
+    def notice_change(self) -> bool:
+        """Look at who leads after Raft has moved; return whether another node may, so not this one."""
+        if self._raft.leader_id not in (NO_NODE, self._leader_seen):
+            self._leader_seen = self._raft.leader_id
+            self.changes += 1
+        if self._raft.role is Role.LEADER:
+            return False
+        self.now = None
+        return True
+
+    def begin(self) -> None:
+        """This leader's no-op is applied: keep time and leases from here on (T1, T2)."""
+        self.now = Leadership.begin(
+            term=self._raft.term,
+            machine=self._machine(),
+            now_ms=self._clock_ms(),
+            turn_ms_max=self._election_timeout_ms,
+        )
+
+    def tick(self) -> None:
+        """Log what is due of a leader."""
+        if self.now is None:
+            return
+        self.now.advance(self._clock_ms())
+        expired = self.now.expired()
+        if expired is not None:
+            self._decide(expired)
+        peers = tuple(node for node in self._raft.configuration.members if node != self._raft.node_id)
+        for duty in self.now.duties(peers, 3 * self._election_timeout_ms):
+            self._decide(duty)

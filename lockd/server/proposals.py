@@ -8,7 +8,7 @@ just losing its office.
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lockd.ids import NO_NODE, NodeId
@@ -18,8 +18,10 @@ from lockd.locks.commands import (
     Batch,
     ClearSilent,
     Command,
+    Completion,
     CreateCluster,
     ExpireSessions,
+    Granted,
     MarkSilent,
     Operation,
     Origin,
@@ -86,14 +88,16 @@ class Proposals:
         raft: RaftNode,
         send: Callable[[NodeId, frames.Frame], bool],
         clock_ms: Callable[[], int],
+        wake: Callable[[], None],
         answer_ms_max: int,
     ) -> None:
-        """`origin` is this node's id and boot."""
+        """`origin` is this node's id and boot; `wake` asks for `route` to be called soon."""
         self.calls = Calls()
         self._node, self._boot = origin
         self._raft = raft
         self._send = send
         self._clock_ms = clock_ms
+        self._wake = wake
         self._answer_ms_max = answer_ms_max
         self._operations = itertools.count(1)
         self._inbox: deque[int] = deque()
@@ -106,6 +110,7 @@ class Proposals:
     def ask(self, asked: Asked, on_outcome: Callback) -> None:
         """Have it applied, or tell why not."""
         self._inbox.append(self._open(asked, on_outcome).origin.operation)
+        self._wake()
 
     def owe(self, asked: Asked) -> None:
         """Have it applied, however often leaders change before."""
@@ -139,6 +144,36 @@ class Proposals:
         command = Command(asked.user, asked.session, asked.owner, asked.request, origin, asked.operation)
         self.calls.add(Call(command, on_outcome, self._clock_ms() + self._answer_ms_max))
         return command
+
+    # What came of it.
+
+    def settle(self, completions: Iterable[Completion]) -> int:
+        """Tell this node's callers what was applied; return how many of them were granted a lock."""
+        grants = 0
+        for completion in completions:
+            origin = completion.origin
+            if (origin.node, origin.boot) != (self._node, self._boot):
+                continue
+            grants += isinstance(completion.outcome, Granted)
+            if self.calls.complete(origin.operation, completion.outcome):
+                # It waits for nobody.
+                self._withdraw(origin.connection, operation=origin.operation)
+        return grants
+
+    def lose_sight(self, waits: Iterable[Origin]) -> None:
+        """A snapshot hides what became of the commands that were sent; `waits` of this boot's are in it."""
+        self.calls.fail_sent("this node was behind and has caught up by a snapshot")
+        for wait in waits:
+            # Whoever waited has just been told to ask again, or was gone before: nobody listens (G4).
+            self._withdraw(wait.connection, operation=wait.operation)
+
+    def connection_gone(self, connection: int) -> None:
+        """Nobody listens on it any more: its waits are withdrawn through the log (G4)."""
+        if self.calls.connection_gone(connection):
+            self._withdraw(connection)
+
+    def _withdraw(self, connection: int, *, operation: int = 0) -> None:
+        self.owe(Asked(OriginGone(self._node, self._boot, connection, operation=operation)))
 
     # Routing.
 

@@ -25,13 +25,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a leader stamps before its no-op is applied",
         "T1",
-        "lockd/server/driver.py",
-        "        if self.raft.role is Role.LEADER:\n            return\n        self.leadership = None\n",
-        "        if self.raft.role is Role.LEADER:\n"
-        "            if self.leadership is None:\n"
-        "                self._begin_leadership()\n"
-        "            return\n"
-        "        self.leadership = None\n",
+        "lockd/server/leadership.py",
+        "        if self._raft.role is Role.LEADER:\n            return False\n",
+        "        if self._raft.role is Role.LEADER:\n"
+        "            if self.now is None:\n"
+        "                self.begin()\n"
+        "            return False\n",
         (f"{_CLOCK}::test_t1_nothing_is_stamped_before_the_leaders_no_op_is_applied",),
     ),
     Mutation(
@@ -53,7 +52,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a renewal of a marked session is answered at once",
         "T2",
-        "lockd/server/driver.py",
+        "lockd/server/renewals.py",
         "                self._decide(ClearSilent(), session=view.id, on_outcome=answer)\n",
         "                self._decide(ClearSilent(), session=view.id)\n"
         "                answer(SessionOpened(view.id, view.ttl_ms))\n",
@@ -62,15 +61,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a keepalive is answered without a round of the quorum",
         "T3",
-        "lockd/server/driver.py",
+        "lockd/server/renewals.py",
         "        self._reads.lead_round(confirmed)\n",
-        "        confirmed(self.raft.commit_index if self.raft.is_leader_ready else None)\n",
+        "        confirmed(self._raft.commit_index if self._raft.is_leader_ready else None)\n",
         (f"{_RENEWALS}::test_t3_an_isolated_leader_never_answers_even_though_it_still_takes_itself_for_one",),
     ),
     Mutation(
         "a round that is confirmed renews although the leader has lost office since",
         "T3",
-        "lockd/server/driver.py",
+        "lockd/server/renewals.py",
         "            if leadership is None or leadership.term != term:\n                answer(None)\n",
         "            if leadership is None or leadership.term != term:\n"
         "                answer(SessionOpened(session, view.ttl_ms) if view else None)\n",
@@ -98,16 +97,17 @@ MUTATIONS: tuple[Mutation, ...] = (
         "what Raft holds back for the disk is sent at once",
         "C2",
         "lockd/server/driver.py",
-        "            self._write(write, last=last, messages=ready.send_after_durable)\n",
-        "            self._write(write, last=last)\n            self._send_all(ready.send_after_durable)\n",
+        "            self._writes.submit(write, last=last, messages=ready.send_after_durable)\n",
+        "            self._writes.submit(write, last=last)\n"
+        "            self._send_all(ready.send_after_durable)\n",
         (_DURABLE,),
     ),
     Mutation(
         "messages without a write of their own overtake the writes before them",
         "C2",
-        "lockd/server/driver.py",
-        "        if not self._unsynced:\n            self._send_all(messages)\n",
-        "        if True:\n            self._send_all(messages)\n",
+        "lockd/server/writes.py",
+        "        if not self._pending:\n            self._send(messages)\n",
+        "        if True:\n            self._send(messages)\n",
         (f"{_DURABLE}::test_c2_an_append_is_acknowledged_after_the_disk_has_it_also_when_it_is_repeated",),
     ),
     Mutation(
@@ -121,9 +121,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a write is told durable when the disk took it",
         "D1",
-        "lockd/server/driver.py",
-        "        self._ports.disk.submit(write)\n",
-        "        self._ports.disk.submit(write)\n        self.on_durable(write.ticket)\n",
+        "lockd/server/writes.py",
+        "        self._disk.submit(write)\n",
+        "        self._disk.submit(write)\n        self.on_durable(write.ticket)\n",
         (f"{_DURABLE}::test_d1_nothing_is_answered_before_a_quorum_has_it_on_disk",),
     ),
     Mutation(
@@ -186,8 +186,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a peer counts before its instance is bound durably",
         "C8",
         "lockd/server/driver.py",
-        "bindings=((node, instance),)), notify=(on_bound,))\n",
-        "bindings=((node, instance),)))\n        on_bound()\n",
+        "        self._writes.submit(write, notify=(on_bound,))\n",
+        "        self._writes.submit(write)\n        on_bound()\n",
         (f"{_DURABLE}::test_c8_a_peer_is_bound_once_the_disk_has_it",),
     ),
     Mutation(
@@ -267,9 +267,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the waits of a connection that is gone are not withdrawn",
         "G4",
-        "lockd/server/driver.py",
-        "        if self._proposals.calls.connection_gone(connection):\n",
-        "        if self._proposals.calls.connection_gone(connection) and False:\n",
+        "lockd/server/proposals.py",
+        "        if self.calls.connection_gone(connection):\n",
+        "        if self.calls.connection_gone(connection) and False:\n",
         (f"{_ORIGINS}::test_g4_the_wait_of_a_gone_connection_ends_a_ttl_later",),
     ),
     Mutation(

@@ -32,8 +32,9 @@ from lockd.raft.entries import EntryKind
 from lockd.raft.messages import Message
 from lockd.raft.node import RaftConfig, Role
 from lockd.server import frames
-from lockd.server.driver import Driver, DriverSettings, Ports
+from lockd.server.driver import Driver
 from lockd.server.recovering import recovered_core
+from lockd.server.surroundings import DriverSettings, Ports
 from tests.disk.memory import SimulatedLog
 from tests.server.snapshots import DirectSnapshots
 

@@ -76,6 +76,7 @@ def test_c10_commands_that_no_leader_was_there_for_leave_nothing_behind() -> Non
         raft=raft,
         send=lambda _, __: False,
         clock_ms=lambda: now_ms,
+        wake=lambda: None,
         answer_ms_max=100,
     )
     outcomes: list[Outcome] = []

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, NodeId
 from lockd.raft.node import RaftConfig, Role
 from lockd.server import frames
-from lockd.server.driver import Driver, DriverSettings, Ports
+from lockd.server.driver import Driver
 from lockd.server.recovering import recovered_core
+from lockd.server.surroundings import DriverSettings, Ports
 from tests.sim.clock import MILLISECOND, MachineClock
 from tests.sim.disk import Disk, Snapshots
 
