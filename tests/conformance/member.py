@@ -87,17 +87,28 @@ MESSAGE_TYPES: Final[dict[str, type[Parcel]]] = {
     "MsgSnap": InstallSnapshot,
     "MsgTimeoutNow": TimeoutNow,
     "MsgProp": Forwarded,
+    "MsgTransferLeader": Forwarded,
     "MsgStorageAppendResp": AppendDone,
     "MsgStorageApplyResp": ApplyDone,
 }
+NEVER_ON_THE_WAY: Final = frozenset(
+    {
+        *("MsgHup", "MsgBeat", "MsgUnreachable", "MsgSnapStatus", "MsgCheckQuorum", "MsgForgetLeader"),
+        *("MsgReadIndex", "MsgReadIndexResp", "MsgStorageAppend", "MsgStorageApply"),
+    }
+)
+"""etcd's other types: what a node tells itself, work for its threads, and reads, which no script asks for."""
 
 
 def is_of_type(parcel: Parcel, name: str) -> bool:
     """Tell whether etcd would call it by that name. Raises KeyError for one that is unknown."""
-    if not isinstance(parcel, MESSAGE_TYPES[name]):
+    if name in NEVER_ON_THE_WAY or not isinstance(parcel, MESSAGE_TYPES[name]):
         return False
-    if isinstance(parcel, RequestVote | RequestVoteReply):
-        return parcel.pre_vote == name.startswith("MsgPre")
+    match parcel:
+        case RequestVote() | RequestVoteReply():
+            return parcel.pre_vote == name.startswith("MsgPre")
+        case Forwarded():
+            return isinstance(parcel.request, Transfer) == (name == "MsgTransferLeader")
     return True
 
 
