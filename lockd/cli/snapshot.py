@@ -24,7 +24,7 @@ from lockd.cli.output import duration, show_facts, show_json
 from lockd.client import queries
 from lockd.disk.errors import DataDirError
 from lockd.disk.reading import read_data_dir
-from lockd.disk.snapshots import StoredSnapshot, decode_snapshot
+from lockd.disk.snapshot_file import StoredSnapshot, decode_snapshot
 from lockd.disk.wal import create_from_snapshot
 from lockd.errors import CorruptData
 from lockd.ids import NODE_ID_MAX, Incarnation, InstanceId, NodeId

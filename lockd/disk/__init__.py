@@ -31,7 +31,7 @@ torn.
 
 Read in this order: batch.py (sectors, checksums, torn or damaged; pure), record.py (what a batch
 says; pure), stream.py (what the records amount to; pure), recovery.py (segments to state; pure),
-files.py (the calls to the operating system, a port), snapshots.py (files that stand for entries),
-segments.py (open, append, rotate, compact), wal.py (the thread). inspection.py and reading.py look
-at a directory whose node does not run.
+files.py (the calls to the operating system, a port), snapshot_file.py (a file that stands for
+entries; pure), snapshots.py (those of a directory), segments.py (open, append, rotate, compact),
+wal.py (the thread). inspection.py and reading.py look at a directory whose node does not run.
 """

@@ -24,6 +24,11 @@ class DamagedFile(CorruptData):
         self.found = found
 
 
+def unusable(name: str, offset: int, found: str, what_to_do: str) -> CorruptData:
+    """A file that no node rests on is damaged: where, by what was `found` there, and what to do."""
+    return CorruptData(f"{name}: damaged at offset {offset}: {found}. {what_to_do}")
+
+
 def damaged(name: str, offset: int, found: str) -> DamagedFile:
     """The refusal to start: which file, where, what was found, and what to do (SAFETY D3)."""
     return DamagedFile(name, offset, found)

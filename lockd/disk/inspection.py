@@ -12,7 +12,8 @@ from pathlib import Path
 
 from lockd.disk.errors import DamagedFile, DataDirError
 from lockd.disk.recovery import LogImage, LogReader, segment_name, segment_number
-from lockd.disk.snapshots import StoredSnapshot, check_snapshot, is_unfinished, snapshot_name, snapshot_of
+from lockd.disk.snapshot_file import StoredSnapshot, check_snapshot
+from lockd.disk.snapshots import is_unfinished, snapshot_name, snapshot_of
 from lockd.disk.stream import StreamState
 from lockd.errors import CorruptData
 from lockd.ids import Term

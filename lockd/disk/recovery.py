@@ -25,7 +25,7 @@ from lockd.disk.batch import (
 )
 from lockd.disk.errors import damaged
 from lockd.disk.record import Identity, Seal, SegmentState, SnapshotMark, decode_records
-from lockd.disk.snapshots import StoredSnapshot
+from lockd.disk.snapshot_file import StoredSnapshot
 from lockd.disk.stream import StreamState
 from lockd.ids import InstanceId, LogIndex, NodeId, Term
 from lockd.raft.entries import EntryKind, EntryRun, HardState

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from lockd.disk.record import Identity
 from lockd.disk.recovery import Recovered
-from lockd.disk.snapshots import SnapshotHeader, StoredSnapshot, encode_snapshot
+from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot, encode_snapshot
 from lockd.errors import CorruptData
 from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId
 from lockd.locks.codec import decode_batch

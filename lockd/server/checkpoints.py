@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from lockd.disk.record import Identity, SnapshotMark
-from lockd.disk.snapshots import SnapshotHeader, StoredSnapshot
+from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex, NodeId
 from lockd.locks.commands import Refused

@@ -19,14 +19,8 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TypeVar
 
 from lockd.disk.errors import DataDirError, DiskFullError
-from lockd.disk.snapshots import (
-    PartialSnapshot,
-    SnapshotHeader,
-    SnapshotReader,
-    SnapshotStore,
-    StoredSnapshot,
-    encode_snapshot,
-)
+from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot, encode_snapshot
+from lockd.disk.snapshots import PartialSnapshot, SnapshotReader, SnapshotStore
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex, Term
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lockd.disk.errors import DiskFullError
-from lockd.disk.snapshots import PartialSnapshot, SnapshotHeader, StoredSnapshot
+from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot
+from lockd.disk.snapshots import PartialSnapshot
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.raft.codec import decode_message, encode_message
 from lockd.raft.entries import SnapshotMeta

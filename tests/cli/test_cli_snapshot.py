@@ -11,7 +11,7 @@ import pytest
 
 import lockd
 from lockd.cli import main
-from lockd.disk.snapshots import SnapshotHeader, encode_snapshot
+from lockd.disk.snapshot_file import SnapshotHeader, encode_snapshot
 from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId, Term
 from lockd.raft.entries import Configuration, SnapshotMeta
 from tests.locks.test_locks_snapshot import busy_cluster

@@ -18,7 +18,8 @@ from lockd.disk.batch import SECTOR_BYTES
 from lockd.disk.errors import DiskFullError
 from lockd.disk.record import LogWrite
 from lockd.disk.recovery import Recovered, read_log
-from lockd.disk.snapshots import SnapshotStore, encode_snapshot
+from lockd.disk.snapshot_file import encode_snapshot
+from lockd.disk.snapshots import SnapshotStore
 from lockd.errors import CorruptData
 from tests.disk.lives import STORIES, Life, open_small, outcomes, start_again
 from tests.disk.memory import Fault, MemoryFiles, Operation, PowerLossError

@@ -12,7 +12,7 @@ from lockd.disk.errors import DataDirError, DiskFullError
 from lockd.disk.record import Identity, LogWrite
 from lockd.disk.recovery import Recovered, segment_number
 from lockd.disk.segments import SegmentLog, create_log, open_log
-from lockd.disk.snapshots import encode_snapshot
+from lockd.disk.snapshot_file import encode_snapshot
 from lockd.ids import LogIndex
 from lockd.raft.entries import EntryRun
 from tests.disk.memory import Inline, MemoryFiles, Tear

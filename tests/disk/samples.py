@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from lockd.disk.files import Files
 from lockd.disk.record import Identity, LogWrite, SnapshotMark
 from lockd.disk.recovery import Recovered
-from lockd.disk.snapshots import SnapshotHeader, SnapshotStore, StoredSnapshot, encode_snapshot
+from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot, encode_snapshot
+from lockd.disk.snapshots import SnapshotStore
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
 from lockd.raft.entries import Configuration, EntryKind, EntryRun, HardState, SnapshotMeta
 

@@ -9,7 +9,8 @@ from lockd.disk.errors import DataDirError
 from lockd.disk.record import Identity, LogWrite
 from lockd.disk.recovery import Recovered, read_log, recover, segment_name
 from lockd.disk.segments import SegmentLog, create_log, open_log
-from lockd.disk.snapshots import SnapshotStore, encode_snapshot, snapshot_name
+from lockd.disk.snapshot_file import encode_snapshot
+from lockd.disk.snapshots import SnapshotStore, snapshot_name
 from lockd.errors import CorruptData
 from lockd.ids import ClusterId, LogIndex, NodeId, Term
 from tests.disk.memory import Fault, Inline, MemoryFiles, Operation

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 
 from lockd.disk.errors import DataDirError, DiskFullError
 from lockd.disk.files import OsFiles
-from lockd.disk.snapshots import (
-    SnapshotStore,
-    decode_snapshot,
-    encode_snapshot,
-    snapshot_name,
-    snapshot_of,
-)
+from lockd.disk.snapshot_file import decode_snapshot, encode_snapshot
+from lockd.disk.snapshots import SnapshotStore, snapshot_name, snapshot_of
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex, Term
 from tests.disk.memory import MemoryFiles

@@ -15,7 +15,8 @@ import lockd.disk.wal
 from lockd.disk.errors import DataDirError, LogClosedError
 from lockd.disk.record import Identity, LogWrite
 from lockd.disk.recovery import segment_name
-from lockd.disk.snapshots import encode_snapshot, snapshot_name
+from lockd.disk.snapshot_file import encode_snapshot
+from lockd.disk.snapshots import snapshot_name
 from lockd.disk.wal import GROUP_BYTES_MAX, Wal, create_from_snapshot, open_data_dir, open_wal
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex, NodeId, Term

@@ -209,7 +209,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a snapshot is given its name unread",
         "C9",
-        "lockd/disk/snapshots.py",
+        "lockd/disk/snapshot_file.py",
         "        for _ in self.body():\n            pass\n        return self.stored(header)\n",
         "        return self.stored(header)\n",
         (f"{_SNAPSHOTS}::test_c9_what_is_not_whole_is_thrown_away_and_never_gets_a_name",),
@@ -217,7 +217,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the checksums of a snapshot are not looked at",
         "C9",
-        "lockd/disk/snapshots.py",
+        "lockd/disk/snapshot_file.py",
         "        if self._raw(_CRC.size) != _CRC.pack(self._crc):\n",
         "        if not self._raw(_CRC.size):\n",
         (f"{_SNAPSHOTS}::test_c9_every_flipped_bit_and_every_shorter_or_longer_file_is_refused",),
@@ -249,7 +249,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "a snapshot of a newer version is read as if it were of this one",
         "C11",
-        "lockd/disk/snapshots.py",
+        "lockd/disk/snapshot_file.py",
         "        if version != FORMAT_VERSION:\n",
         "        if version < FORMAT_VERSION:\n",
         (f"{_SNAPSHOTS}::test_c11_a_newer_format_is_refused_as_such",),

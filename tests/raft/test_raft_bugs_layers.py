@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lockd.disk.record import LogWrite, SnapshotMark
-from lockd.disk.snapshots import SnapshotHeader
+from lockd.disk.snapshot_file import SnapshotHeader
 from lockd.errors import CorruptData
 from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
 from lockd.locks.codec import decode_batch, encode_batch

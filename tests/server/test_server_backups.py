@@ -6,7 +6,7 @@ import pytest
 
 from lockd.disk.record import Identity
 from lockd.disk.recovery import Recovered
-from lockd.disk.snapshots import StoredSnapshot, decode_snapshot
+from lockd.disk.snapshot_file import StoredSnapshot, decode_snapshot
 from lockd.errors import CorruptData
 from lockd.ids import NO_NODE, ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
 from lockd.locks.codec import encode_batch

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lockd.disk.snapshots import SnapshotReader, decode_snapshot
+from lockd.disk.snapshot_file import decode_snapshot
+from lockd.disk.snapshots import SnapshotReader
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex, Term
 from lockd.locks.commands import Granted, OriginGone, Refused

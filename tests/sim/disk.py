@@ -8,7 +8,8 @@ from typing import Protocol
 
 from lockd.disk.record import LogWrite
 from lockd.disk.recovery import Recovered
-from lockd.disk.snapshots import SnapshotHeader, SnapshotStore, StoredSnapshot
+from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot
+from lockd.disk.snapshots import SnapshotStore
 from lockd.errors import CorruptData
 from lockd.ids import InstanceId, LogIndex, NodeId, Term
 from lockd.locks.machine import LockMachine
