@@ -163,7 +163,7 @@ class Member:
     def entries(self) -> list[tuple[Term, Batch]]:
         """The batches in its log, with their terms."""
         log = self.driver.raft.log
-        run = log.slice(LogIndex(1), log.last_index, 2**40)
+        run = log.slice(LogIndex(log.base + 1), log.last_index, 2**40)
         return [
             (term, decode_batch(payload))
             for term, kind, payload in zip(run.terms, run.kinds, run.payloads, strict=True)
