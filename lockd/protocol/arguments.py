@@ -67,8 +67,13 @@ def read_address(word: bytes) -> str:
     text = read_text(word, "the address", bytes_max=ADDRESS_BYTES_MAX)
     host, _, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
-    if not bare or " " in bare or (":" in bare and not (host.startswith("[") and host.endswith("]"))):
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if bare.split() != [bare] or (":" in bare and not is_bracketed):
         raise ValueError(f"'{text[:80]}' is not HOST:PORT (an IPv6 host goes in brackets)")
+    try:
+        bare.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"'{host[:80]}' can't be the name of a host") from None
     if bare in ("0.0.0.0", "::"):  # noqa: S104 - it is refused here
         raise ValueError(f"'{text}' is every address of a machine: say which one the other nodes are to dial")
     read_number(port.encode(), "the port", low=1, high=65535)

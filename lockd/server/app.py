@@ -27,6 +27,7 @@ from lockd.raft.node import RaftConfig, Role
 from lockd.server import frames
 from lockd.server.admin import AdminServer
 from lockd.server.auth import Users
+from lockd.server.bindings import Bindings
 from lockd.server.config import Address, ConfigError, ServerConfig
 from lockd.server.driver import Driver
 from lockd.server.forking import ForkingSnapshots
@@ -63,8 +64,6 @@ class Node:
             founding={node: str(address) for node, address in config.founding_members.items()},
             draw_instance=lambda: InstanceId(secrets.token_hex(16)),
         )
-        self._bindings = dict(recovered.bindings)
-        self._durable_bindings = set(recovered.bindings)
         self._boot = secrets.randbits(62) + 1
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
@@ -89,6 +88,12 @@ class Node:
         )
         self._snapshots = ForkingSnapshots(self._wal.snapshots)
         self.driver = self._build_driver(recovered, version)
+        self._bindings = Bindings(
+            recovered.bindings,
+            write=self.driver.bind_peer,
+            registered=self._registered_instance,
+            is_guest=lambda node: self.objection_to(node) is not None and not self.is_removed(node),
+        )
         self.listener = Listener(self.driver, users=self._users)
         self.admin = AdminServer(self)
 
@@ -137,25 +142,13 @@ class Node:
         return identity.cluster, identity.incarnation
 
     def bound_instance(self, node: NodeId) -> InstanceId | None:
-        """Whom this node has met under that id; or, if none, who has registered (C8)."""
-        met = self._bindings.get(node)
-        if met is not None:
-            return met
-        registered = self.driver.machine.nodes.get(node)
-        return None if registered is None else InstanceId(registered.instance)
+        return self._bindings.instance_of(node)
+
+    def has_room_for(self, node: NodeId) -> bool:
+        return self._bindings.has_room_for(node)
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
-        """Bind a peer whose id is free or bound to this very instance."""
-
-        def now_durable() -> None:
-            self._durable_bindings.add(node)
-            on_bound()
-
-        if node in self._durable_bindings:
-            on_bound()
-        else:
-            self._bindings[node] = instance  # from here on no other instance is taken for it
-            self.driver.bind_peer(node, instance, now_durable)
+        self._bindings.bind(node, instance, on_bound)
 
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         with self._stops_on_error():
@@ -178,9 +171,14 @@ class Node:
     def on_excluded(self, reason: str) -> None:
         self._exit(EXIT_USAGE, reason)
 
+    def _registered_instance(self, node: NodeId) -> InstanceId | None:
+        registered = self.driver.machine.nodes.get(node)
+        return None if registered is None else InstanceId(registered.instance)
+
     def _peer_address(self, node: NodeId) -> Address | None:
-        text = self.driver.addresses.get(node)
-        return None if text is None else Address.parse(text)
+        with contextlib.suppress(ValueError):  # another node's word: as good as none
+            return Address.parse(self.driver.addresses.get(node, ""))
+        return None
 
     def _schedule_members_change(self) -> None:
         if not self._members_change_scheduled:

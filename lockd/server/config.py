@@ -56,6 +56,10 @@ class Address(NamedTuple):
         bare = host.removeprefix("[").removesuffix("]")
         if not colon or not bare or (":" in bare and not host.startswith("[")):
             raise ValueError(f"{text!r} is not HOST:PORT (an IPv6 host goes in brackets)")
+        try:
+            bare.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"{bare!r} can't be the name of a host") from None
         return cls(bare, ascii_int(port, low=1, high=65535))
 
 

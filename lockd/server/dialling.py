@@ -42,7 +42,10 @@ async def introduced(
     Raises OSError, TimeoutError, FrameError.
     """
     async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
-        reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+        try:
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+        except ValueError as error:  # UnicodeError: no name that can be looked up
+            raise OSError(f"{address} can't be dialled: {error}") from error
     try:
         if writer.is_closing():
             raise ConnectionResetError("the peer closed the connection at once")

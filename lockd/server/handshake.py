@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from lockd.ids import ClusterId, Incarnation, InstanceId, NodeId
+from lockd.ids import NODE_ID_MAX, ClusterId, Incarnation, InstanceId, NodeId
 from lockd.server import frames
 
 ANYONE = NodeId(0)
@@ -50,6 +50,9 @@ class Local(Protocol):
     def bound_instance(self, node: NodeId) -> InstanceId | None:
         """The instance that is a peer's: durably bound, or else registered in the log; None if unknown."""
 
+    def has_room_for(self, node: NodeId) -> bool:
+        """Whether one more id may be bound: those that are no member's are limited (C10)."""
+
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         """Bind durably, then call back; at once when that is durable already."""
 
@@ -74,6 +77,8 @@ def objection(
     sender = NodeId(hello.sender)
     if hello.receiver not in (me.node_id, ANYONE):
         return frames.Refusal(f"this is node {me.node_id}, not {hello.receiver}")
+    if not 0 < sender <= NODE_ID_MAX:
+        return frames.Refusal(f"{sender} is no id of a node: 1 to {NODE_ID_MAX}")
     if sender == me.node_id:
         return frames.Refusal(f"node {sender} is here already")
     if header.cluster and cluster and header.cluster != cluster:
@@ -90,7 +95,9 @@ def objection(
             f"node {sender} is instance {bound}, not {header.instance}", frames.Verdict.REPLACED
         )
     if header.cluster and cluster:
-        return None
+        if local.has_room_for(sender):
+            return None
+        return frames.Refusal(f"node {sender} is not a member, and too many that are none have come before")
     if cluster:
         return _objection_to_empty(me, local, hello)
     return _objection_to_founder(me, local, hello)

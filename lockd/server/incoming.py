@@ -6,6 +6,7 @@ which costs the sender its connection (P6).
 
 from lockd.ids import LogIndex, NodeId, SessionId
 from lockd.raft.codec import decode_message
+from lockd.raft.messages import InstallSnapshot
 from lockd.raft.node import RaftNode
 from lockd.server import frames
 from lockd.server.checkpoints import Checkpoints
@@ -95,6 +96,8 @@ class Incoming:
             raise frames.FrameError(str(error)) from error
         if message.sender != sender or message.receiver != self._node_id:
             raise frames.FrameError(f"node {sender} sent a message of {message.sender} to {message.receiver}")
+        if isinstance(message, InstallSnapshot):  # it comes with its file, or not at all (C9)
+            raise frames.FrameError(f"node {sender} sent a snapshot without its file")
         self._raft.step(message)
 
     def _answer(self, node: NodeId, frame: frames.Frame) -> None:

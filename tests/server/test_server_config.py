@@ -51,6 +51,7 @@ def test_addresses_take_names_and_both_families() -> None:
         ({"listen_client": "7420"}, "HOST:PORT"),
         ({"listen_client": "::1:7420"}, "brackets"),
         ({"listen_client": "127.0.0.1:70000"}, "65535"),
+        ({"advertise_peer": "a..b:7421"}, "'a..b' can't be the name of a host"),
         ({"listen_client": "0.0.0.0:7420"}, "--insecure"),
         ({"listen_http": "192.0.2.1:7422"}, "--insecure"),
         ({"election_timeout_ms": "abc"}, "election-timeout-ms (from the command line)"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lockd.ids import SessionId
+from lockd.ids import LogIndex, SessionId, Term
 from lockd.locks.commands import (
     Acquire,
     ClearSilent,
@@ -20,7 +20,9 @@ from lockd.locks.commands import (
     Release,
     SessionOpened,
 )
-from lockd.raft.messages import AppendEntries, AppendEntriesReply
+from lockd.raft.codec import encode_message
+from lockd.raft.entries import Configuration, SnapshotMeta
+from lockd.raft.messages import AppendEntries, AppendEntriesReply, InstallSnapshot
 from lockd.server import frames
 from tests.server.cluster import ANSWER_MS_MAX, TICK_MS, TTL_MS, Cluster
 
@@ -269,6 +271,16 @@ def test_c8_a_raft_message_of_another_node_than_its_connection_is_nonsense() -> 
     )
     with pytest.raises(frames.FrameError, match="sent a message of 1"):
         cluster[2].driver.on_frame(cluster.nodes[2], heartbeat)
+
+
+def test_c9_a_snapshot_without_its_file_is_nonsense() -> None:
+    """Raft would go on from it, and the node would find no state to go on with."""
+    cluster = led_by(1)
+    meta = SnapshotMeta(LogIndex(10_000), Term(1), Configuration(cluster.nodes))
+    message = InstallSnapshot(cluster.nodes[0], cluster.nodes[1], cluster[1].driver.raft.term, meta)
+    with pytest.raises(frames.FrameError, match="without its file"):
+        cluster[2].driver.on_frame(cluster.nodes[0], frames.Raft(encode_message(message)))
+    cluster[2].driver.turn()
 
 
 def test_a_stopping_node_tells_everyone_who_waits() -> None:

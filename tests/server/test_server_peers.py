@@ -37,12 +37,16 @@ class Node:
     excluded: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     members: set[int] = field(default_factory=lambda: {1, 2, 3})
     removed: set[int] = field(default_factory=set)
+    has_room: bool = True
 
     def identity(self) -> tuple[ClusterId, Incarnation]:
         return self.cluster, self.incarnation
 
     def bound_instance(self, node: NodeId) -> InstanceId | None:
         return self.bindings.get(node)
+
+    def has_room_for(self, node: NodeId) -> bool:
+        return self.has_room or node in self.members
 
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         if self.bindings.get(node) == instance:
@@ -177,6 +181,11 @@ def test_c8_another_instance_under_a_bound_id_is_refused_and_told_that_it_is_rep
         (frames.Hello(5, 1, "", 9, (), "v"), UNKNOWN, "never used again", "REMOVED"),
         (frames.Hello(5, 1, "", 9, (), "v"), CLUSTER, "never used again", "REMOVED"),
         (frames.Hello(5, 0, "", 9, (), "v"), UNKNOWN, "never used again", "REMOVED"),
+        (frames.Hello(0, 1, "", 9, (), "v"), CLUSTER, "no id of a node", "NOT_NOW"),
+        (frames.Hello(-1, 1, "", 9, (), "v"), CLUSTER, "no id of a node", "NOT_NOW"),
+        (frames.Hello(2**31, 1, "", 9, (), "v"), CLUSTER, "no id of a node", "NOT_NOW"),
+        (frames.Hello(2**63, 0, "", 9, (), "v"), UNKNOWN, "no id of a node", "NOT_NOW"),
+        (frames.Hello(6, 1, "", 9, (), "v"), CLUSTER, "too many", "NOT_NOW"),
     ],
 )
 def test_c8_whoever_does_not_belong_is_told_why(
@@ -191,7 +200,7 @@ def test_c8_whoever_does_not_belong_is_told_why(
         await caller.expect_end()
         assert not node.bindings
 
-    with_node(scenario, Node(removed={5}))
+    with_node(scenario, Node(removed={5}, has_room=False))
 
 
 @pytest.mark.parametrize(
@@ -495,5 +504,29 @@ def test_c8_a_peer_whose_address_has_changed_is_dialled_where_it_is_now() -> Non
             while me.is_connected(PEER):  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0)
             await me.stop()
+
+    asyncio.run(run())
+
+
+def test_p6_a_peer_whose_address_can_not_be_a_hosts_name_costs_nobody_anything() -> None:
+    """It may stand in the log of a cluster: a node that stopped at it could never start again."""
+
+    async def run() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        reached: asyncio.Queue[None] = asyncio.Queue()
+
+        async def on_dialled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            del reader, writer
+            reached.put_nowait(None)
+
+        async with asyncio.timeout(10), answering(on_dialled) as address:
+            nowhere = Address("a..b", 7421)
+            me = network(ME, MY_INSTANCE, Node(), {PEER: nowhere, NodeId(3): address})
+            await me.start(Address("127.0.0.1", 0), (PEER, NodeId(3)))
+            await reached.get()
+            await reached.get()  # it was dialled twice: the other one by now as well
+            await me.stop()
+        assert not faults
 
     asyncio.run(run())

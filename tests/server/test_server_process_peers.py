@@ -43,6 +43,10 @@ class Inside:
     def bound_instance(self, node: NodeId) -> InstanceId | None:
         return INSTANCES.get(node)
 
+    def has_room_for(self, node: NodeId) -> bool:
+        del node
+        return True
+
     def bind_peer(self, node: NodeId, instance: InstanceId, on_bound: Callable[[], None]) -> None:
         assert INSTANCES[node] == instance
         on_bound()
