@@ -14,8 +14,9 @@ from click.core import ParameterSource
 from lockd.cli.exits import ExitStatus, NotChangedError
 from lockd.cli.options import PATIENCE_SECONDS, Access, as_json, with_access
 from lockd.cli.output import role_of, show_json, show_table
-from lockd.client import queries
-from lockd.client.queries import MembersReply, Query
+from lockd.client import cluster
+from lockd.client.cluster import MembersReply
+from lockd.client.queries import Query
 from lockd.errors import AccessDenied, OutcomeUnknown, Rejected
 from lockd.ids import NODE_ID_MAX
 from lockd.protocol.arguments import read_address
@@ -58,7 +59,7 @@ def members(context: click.Context, *, access: Access, as_json: bool) -> ExitSta
         _refuse_options_before(context, context.invoked_subcommand)
         return ExitStatus.DONE
     with access.client() as client:
-        found = client.ask(queries.members())
+        found = client.ask(cluster.members())
     if as_json:
         show_json(found)
     else:
@@ -107,7 +108,7 @@ def add(*, access: Access, node: int, address: str, learner: bool, force: bool, 
     """
     _change(
         access,
-        queries.add_member(node, address, learner=learner, force=force),
+        cluster.add_member(node, address, learner=learner, force=force),
         lambda found: any((member.node, member.peer) == (node, address) for member in found.members),
     )
     follows = "stays a learner" if learner else "becomes a voter once it has caught up"
@@ -123,7 +124,7 @@ def promote(*, access: Access, node: int, force: bool, as_json: bool) -> None:
     """Make the learner ID a voter."""
     _change(
         access,
-        queries.promote_member(node, force=force),
+        cluster.promote_member(node, force=force),
         lambda found: any(member.node == node and member.voter for member in found.members),
     )
     _tell(as_json, f"node {node} is a voter", node=node)
@@ -136,7 +137,7 @@ def promote(*, access: Access, node: int, force: bool, as_json: bool) -> None:
 @with_access
 def remove(*, access: Access, node: int, force: bool, as_json: bool) -> None:
     """Remove the node ID for good: its id and its data are of no use to this cluster any more."""
-    _change(access, queries.remove_member(node, force=force), lambda found: node in found.removed)
+    _change(access, cluster.remove_member(node, force=force), lambda found: node in found.removed)
     _tell(as_json, f"node {node} is removed", node=node)
 
 
@@ -146,9 +147,9 @@ def remove(*, access: Access, node: int, force: bool, as_json: bool) -> None:
 @with_access
 def transfer(*, access: Access, node: int | None, as_json: bool) -> None:
     """Hand leadership to the node ID, or to the one that is most up to date."""
-    _change(access, queries.transfer_leadership(node or 0), lambda found: found.leader == node)
+    _change(access, cluster.transfer_leadership(node or 0), lambda found: found.leader == node)
     with access.client() as client:
-        leader = client.ask(queries.members()).leader
+        leader = client.ask(cluster.members()).leader
     _tell(
         as_json,
         f"node {node or leader} leads" if node or leader else "another node leads",
@@ -165,7 +166,7 @@ def _change(access: Access, query: Query[int], is_so: Callable[[MembersReply], b
             except AccessDenied:
                 raise
             except Rejected as error:
-                if not is_so(client.ask(queries.members())):
+                if not is_so(client.ask(cluster.members())):
                     raise NotChangedError(str(error)) from error
     except OutcomeUnknown as error:
         raise OutcomeUnknown(f"{error}. It may have been made: look with `lockd members`") from error

@@ -21,7 +21,7 @@ from lockd.cli.exits import DamagedFileError, RefusedError
 from lockd.cli.members import PeerAddress
 from lockd.cli.options import Access, as_json, with_access
 from lockd.cli.output import duration, show_facts, show_json
-from lockd.client import queries
+from lockd.client import cluster
 from lockd.disk.errors import DataDirError
 from lockd.disk.reading import read_data_dir
 from lockd.disk.snapshot_file import StoredSnapshot, decode_snapshot
@@ -213,12 +213,12 @@ def _read_directory(data_dir: Path) -> Iterator[bytes]:
 def _download(access: Access) -> Iterator[bytes]:
     """The file's bytes from a node. The node keeps the copy as long as the connection."""
     with access.client() as client:
-        client.ask(queries.status())  # if no node answers, that is soon told
+        client.ask(cluster.status())  # if no node answers, that is soon told
     with access.client(ttl=SAVE_PATIENCE_SECONDS) as client:
-        made = client.ask(queries.make_backup())
+        made = client.ask(cluster.make_backup())
         offset = 0
         while offset < made.bytes:
-            part = client.ask(queries.read_backup(made.id, offset, SNAPSHOT_PART_BYTES_MAX))
+            part = client.ask(cluster.read_backup(made.id, offset, SNAPSHOT_PART_BYTES_MAX))
             if not part:
                 raise DamagedFileError(f"the node's copy ends at {offset} of {made.bytes} bytes")
             yield part

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, 
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
-from lockd.client import clock, fork, queries
+from lockd.client import clock, cluster, fork, queries
 from lockd.client.blocks import Exit, OnLostName, check_request
 from lockd.client.decorator import (
     AsyncLocked,
@@ -293,7 +293,7 @@ class AsyncClient:
 
     async def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""
-        return await self.ask(queries.status())
+        return await self.ask(cluster.status())
 
     async def ask(self, query: Query[T]) -> T:
         """Carry out a query of `lockd.client.queries`."""

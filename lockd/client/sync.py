@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
-from lockd.client import clock, fork, queries
+from lockd.client import clock, cluster, fork, queries
 from lockd.client.aio import async_block
 from lockd.client.blocks import Exit, OnLostName, check_request
 from lockd.client.decorator import Function, InstallsLease, Locked, LockedOrSkipped, OnBusy, lock_calls
@@ -287,7 +287,7 @@ class Client:
 
     def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""
-        return self.ask(queries.status())
+        return self.ask(cluster.status())
 
     def ask(self, query: Query[T]) -> T:
         """Carry out a query of `lockd.client.queries`: keepalive or release of a private session, ..."""
