@@ -8,7 +8,7 @@ that is damage.
 from contextlib import suppress
 
 from lockd.disk.batch import DamageError
-from lockd.disk.errors import DataDirError, damaged, room_needed, unusable
+from lockd.disk.errors import DataDirError, DiskFullError, damaged, room_needed, unusable
 from lockd.disk.files import BlockFile, Files
 from lockd.disk.snapshot_file import SnapshotFileReader, StoredSnapshot
 from lockd.ids import LogIndex, Term
@@ -59,15 +59,20 @@ class PartialSnapshot:
     def finish(self) -> StoredSnapshot:
         """Sync the file, read all of it back, and give it its name, durably.
 
-        Raises CorruptData, having discarded it, when it is not a whole snapshot; DiskFullError;
-        another OSError when it could not be made durable, which ends the node (SAFETY D1).
+        Raises, having discarded it, CorruptData when it is not a whole snapshot, DataDirError when a
+        newer version wrote it, and DiskFullError. Another OSError, when it could not be made durable,
+        ends the node (SAFETY D1).
         """
-        with room_needed():
-            self._file.sync()
-        stored = self._checked()
-        meta = stored.header.meta
-        with room_needed():
-            self._files.rename(self._name, snapshot_name(meta.index, meta.term))
+        try:
+            with room_needed():
+                self._file.sync()
+            stored = self._checked()
+            meta = stored.header.meta
+            with room_needed():
+                self._files.rename(self._name, snapshot_name(meta.index, meta.term))
+        except DiskFullError:
+            self.discard()
+            raise
         self._files.sync_directory()
         self._file.close()
         return stored

@@ -3,8 +3,9 @@
 The child shares the parent's memory as it was at the fork, so what it writes is the state between
 two entries, however long that takes; the parent goes on at once. The child runs a few calls that
 take no lock another thread of the parent might have held (no logging, no event loop) and ends
-without any of the parent's cleaning up. It gives back all that it inherited but its file: a child
-that outlives its parent must not keep ports or the lock on the data directory.
+without any of the parent's cleaning up. It gives back the connections, ports and directories that it
+inherited: a child that outlives its parent must not keep the lock on the data directory. What went
+wrong it says through a pipe, whose end is also how the parent hears of the child's.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import signal
 import stat
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from lockd.disk.errors import DataDirError, DiskFullError
 from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot, encode_snapshot
@@ -29,8 +30,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _EXIT_FAILED = 1
-_EXIT_FULL = 2
-_REASONS = {_EXIT_FAILED: "its writer has failed", _EXIT_FULL: "the disk is full"}
+_REASON_BYTES_MAX = 4096
+"""What a pipe takes for certain, also when nobody reads it yet."""
+_DESCRIPTORS = "/dev/fd"
+"""Lists this process's open files, on Linux and elsewhere."""
+
+
+class _Writer(NamedTuple):
+    """A child that writes a snapshot."""
+
+    process: int
+    pipe: int
+    """Gives the reason if it fails, and ends with it."""
 
 
 class ForkingSnapshots:
@@ -39,7 +50,8 @@ class ForkingSnapshots:
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
-        self._child = 0
+        self._writer: _Writer | None = None
+        self._stopping = False
 
     def take(
         self,
@@ -70,9 +82,10 @@ class ForkingSnapshots:
         return self._store.load(index, term)
 
     async def stop(self) -> None:
-        """Give up the snapshot that is being written, and wait until nothing is."""
-        if self._child:
-            os.kill(self._child, signal.SIGKILL)
+        """Give up the snapshot that is being written, and wait until nothing is. Begins no other."""
+        self._stopping = True
+        if self._writer is not None:
+            os.kill(self._writer.process, signal.SIGKILL)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _watch(self, work: Coroutine[None, None, None]) -> None:
@@ -94,32 +107,44 @@ class ForkingSnapshots:
         complete: Callable[[PartialSnapshot], T],
         on_done: Callable[[T | None], None],
     ) -> None:
+        if self._stopping:
+            on_done(None)
+            return
         try:
             partial = self._store.begin(label)
-            child = _fork_to_write(partial, encode_snapshot(header, body()))
         except OSError as error:
             log.error("cannot take a snapshot: %s", error)  # noqa: TRY400 - one line says it
             on_done(None)
+            return
+        try:
+            writer = self._writer = _fork_to_write(partial, encode_snapshot(header, body()))
+        except OSError as error:
+            log.error("cannot take a snapshot: no process for it: %s", error)  # noqa: TRY400 - as above
+            partial.discard()
+            on_done(None)
         else:
-            self._watch(self._await_child(child, partial, complete, on_done))
+            self._watch(self._await_writer(writer, partial, complete, on_done))
 
-    async def _await_child(
+    async def _await_writer(
         self,
-        child: int,
+        writer: _Writer,
         partial: PartialSnapshot,
         complete: Callable[[PartialSnapshot], T],
         on_done: Callable[[T | None], None],
     ) -> None:
-        self._child = child
-        _, status = await asyncio.to_thread(os.waitpid, child, 0)
-        self._child = 0
-        if status != 0:
-            reason = _REASONS.get(os.waitstatus_to_exitcode(status), f"its writer ended with status {status}")
-            log.error("cannot take a snapshot: %s; the next is tried after more log", reason)
-            partial.discard()
-            on_done(None)
+        reason = await asyncio.to_thread(_read_to_the_end, writer.pipe)
+        # Its files are closed, so it is gone but for its status. To ask for that gives its number
+        # free: here, where `stop` can't be about to kill whoever has it next.
+        _, status = os.waitpid(writer.process, 0)  # noqa: ASYNC222 - returns at once
+        self._writer = None
+        if status == 0:
+            await self._complete(partial, complete, on_done)
             return
-        await self._complete(partial, complete, on_done)
+        if not self._stopping:
+            why = reason or _how_it_ended(status)
+            log.error("cannot take a snapshot: %s; the next is tried after more log", why)
+        partial.discard()
+        on_done(None)
 
     async def _complete(
         self,
@@ -138,15 +163,22 @@ class ForkingSnapshots:
             on_done(done)
 
 
-def _fork_to_write(partial: PartialSnapshot, pieces: Iterable[bytes]) -> int:
-    """Write the pieces in a child; returns its process id. It exits 0 when all is written."""
-    with warnings.catch_warnings():
-        # Python 3.12 warns that a child of a process with threads may deadlock: on a lock that one
-        # of them holds. This child takes none; what malloc holds is released by the C library.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
+def _fork_to_write(partial: PartialSnapshot, pieces: Iterable[bytes]) -> _Writer:
+    """Write the pieces in a child. It exits 0 when all is written."""
+    reading, writing = os.pipe()
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns that a child of a process with threads may deadlock: on a lock that one
+            # of them holds. This child takes none; what malloc holds is released by the C library.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
     if child:
-        return child
+        os.close(writing)
+        return _Writer(child, reading)
     status = _EXIT_FAILED
     try:
         _leave_the_parent()
@@ -154,7 +186,10 @@ def _fork_to_write(partial: PartialSnapshot, pieces: Iterable[bytes]) -> int:
             partial.append(piece)
         status = 0
     except DiskFullError:
-        status = _EXIT_FULL
+        os.write(writing, b"the disk is full")
+    except BaseException as error:  # noqa: BLE001 - the boundary of this process: the parent logs it
+        reason = f"its writer has failed: {type(error).__name__}: {error}"
+        os.write(writing, reason.encode(errors="replace")[:_REASON_BYTES_MAX])
     finally:
         os._exit(status)
 
@@ -165,9 +200,21 @@ def _leave_the_parent() -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
+    for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - numbers, not paths
         with contextlib.suppress(OSError):  # one of them was the listing itself
             mode = os.fstat(int(name)).st_mode
             if stat.S_ISSOCK(mode) or stat.S_ISDIR(mode):
                 os.close(int(name))
     os.nice(5)
+
+
+def _read_to_the_end(pipe: int) -> str:
+    """What the child has to say; returns when it has ended, however it did."""
+    with open(pipe, "rb") as reading:
+        return reading.read().decode(errors="replace")
+
+
+def _how_it_ended(status: int) -> str:
+    """For a child that could not say it; `status` is waitpid's."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"its writer was ended by signal {-code}" if code < 0 else f"its writer exited with status {code}"

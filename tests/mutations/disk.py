@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 _COMPACTION = "tests/disk/test_disk_compaction.py"
+_FORKING = "tests/server/test_server_forking.py"
 _FILES = "tests/disk/test_disk_files.py"
 _FAULTS = "tests/disk/test_disk_faults.py"
 _RECOVERY = "tests/disk/test_disk_recovery.py"
@@ -182,6 +183,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_WAL}::test_d1_no_room_at_a_sync_is_a_failure_of_the_sync",),
     ),
     Mutation(
+        "a snapshot that found no room at its end keeps the disk full",
+        "D4",
+        "lockd/disk/snapshots.py",
+        "        except DiskFullError:\n            self.discard()\n            raise\n",
+        "        except DiskFullError:\n            raise\n",
+        (_FORKING,),
+    ),
+    Mutation(
         "a segment is removed before the mark of the snapshot is durable",
         "C9",
         "lockd/disk/segments.py",
@@ -226,7 +235,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a snapshot gets its name before it is synced",
         "C9",
         "lockd/disk/snapshots.py",
-        "        with room_needed():\n            self._file.sync()\n",
+        "            with room_needed():\n                self._file.sync()\n",
         "",
         (f"{_SNAPSHOTS}::test_a_file_gets_its_name_when_it_is_whole_and_durable",),
     ),

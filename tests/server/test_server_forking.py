@@ -1,0 +1,206 @@
+"""A child process writes the snapshot: what it leaves behind, and what is said when it fails (C9, D4)."""
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lockd.disk.files import OsFiles
+from lockd.disk.snapshot_file import StoredSnapshot
+from lockd.disk.snapshots import SnapshotStore, snapshot_name
+from lockd.server.forking import ForkingSnapshots
+from tests.disk.samples import header
+
+HEADER = header(7, 2)
+NAME = snapshot_name(HEADER.meta.index, HEADER.meta.term)
+
+
+class Node:
+    """The snapshot files of a directory, and what its owner was told."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = OsFiles(directory)
+        self.snapshots = ForkingSnapshots(SnapshotStore(self.files))
+        self.told: list[StoredSnapshot | None] = []
+        self._heard = asyncio.Event()
+        self._open_before = descriptors()
+
+    def take(self, body: Callable[[], Iterator[bytes]] = lambda: iter((b"the state",))) -> None:
+        self.snapshots.take(HEADER, body, self._on_taken)
+
+    async def hears(self) -> StoredSnapshot | None:
+        await asyncio.wait_for(self._heard.wait(), 30)
+        self._heard.clear()
+        return self.told[-1]
+
+    def _on_taken(self, stored: StoredSnapshot | None) -> None:
+        self.told.append(stored)
+        self._heard.set()
+
+    def assert_nothing_left(self, *names: str) -> None:
+        """No other file, no descriptor, no child, not even its status."""
+        assert self.files.names() == list(names)
+        assert descriptors() == self._open_before
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - numbers, not paths
+
+
+def on_a_loop(directory: Path, story: Callable[[Node], Awaitable[None]]) -> None:
+    async def play() -> None:
+        await asyncio.to_thread(lambda: None)  # its thread stays
+        node = Node(directory)
+        try:
+            await asyncio.wait_for(story(node), 60)
+        finally:
+            await node.snapshots.stop()
+            node.files.close()
+
+    asyncio.run(play())
+
+
+def never_ends() -> Iterator[bytes]:
+    yield b"the state"
+    reading, _ = os.pipe()
+    os.read(reading, 1)
+
+
+def hold_up_until_children_are_gone(*, seconds: float) -> None:
+    """The loop can't hear of their end meanwhile. A child whose status nobody asked for is not gone."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    deadline = time.monotonic() + seconds
+    while children.read_text() and time.monotonic() < deadline:
+        pass
+
+
+def test_a_snapshot_is_written_by_a_child_of_which_nothing_is_left(tmp_path: Path) -> None:
+    async def story(node: Node) -> None:
+        node.take()
+        stored = await node.hears()
+        assert stored is not None
+        assert stored.header == HEADER
+        assert node.snapshots.load(HEADER.meta.index, HEADER.meta.term) == (stored, b"the state")
+        node.assert_nothing_left(NAME)
+
+    on_a_loop(tmp_path, story)
+
+
+def test_why_a_writer_failed_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> Iterator[bytes]:
+        yield b"the state"
+        raise RuntimeError("a lock that nobody holds" + "!" * 100_000)
+
+    async def story(node: Node) -> None:
+        node.take(fails)
+        assert await node.hears() is None
+        node.assert_nothing_left()
+
+    on_a_loop(tmp_path, story)
+    assert "its writer has failed: RuntimeError: a lock that nobody holds!" in caplog.text
+
+
+def test_a_writer_that_could_not_say_why_is_told_of_by_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_killed() -> Iterator[bytes]:
+        os.kill(os.getpid(), 9)
+        yield b""
+
+    async def story(node: Node) -> None:
+        node.take(is_killed)
+        assert await node.hears() is None
+        node.assert_nothing_left()
+        node.take()  # it costs that one snapshot
+        assert await node.hears() is not None
+
+    on_a_loop(tmp_path, story)
+    assert "its writer was ended by signal 9" in caplog.text
+
+
+def test_c10_a_child_that_cannot_be_had_leaves_no_file_and_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_process() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def story(node: Node) -> None:
+        monkeypatch.setattr(os, "fork", no_process)
+        node.take()
+        assert node.told == [None]
+        node.assert_nothing_left()
+
+    on_a_loop(tmp_path, story)
+    assert "no process for it: [Errno 11] Resource temporarily unavailable" in caplog.text
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "rename"])
+def test_d4_a_disk_that_is_full_only_at_the_end_gets_its_room_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    """Room is promised late by some file systems. What was written must not keep the disk full."""
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def story(node: Node) -> None:
+        monkeypatch.setattr(os, call, no_room)
+        node.take()
+        assert await node.hears() is None
+        node.assert_nothing_left()
+
+    on_a_loop(tmp_path, story)
+    assert "No space left on device" in caplog.text
+
+
+def test_what_is_being_written_is_given_up_at_a_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, also when nothing has run since it began; without a word of trouble; and nothing new."""
+
+    async def story(node: Node) -> None:
+        def takes_another(taken: StoredSnapshot | None) -> None:
+            node.told.append(taken)
+            node.take()
+
+        node.snapshots.take(HEADER, never_ends, takes_another)
+        await node.snapshots.stop()
+        assert node.told == [None, None]
+        node.assert_nothing_left()
+
+    on_a_loop(tmp_path, story)
+    assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def test_a_writer_that_has_just_ended_is_no_trouble_at_a_stop(tmp_path: Path) -> None:
+    """Its number must not be given free, to whoever is started next, before `stop` knows."""
+
+    async def story(node: Node) -> None:
+        node.take()
+        await asyncio.sleep(0)
+        hold_up_until_children_are_gone(seconds=0.3)
+        await node.snapshots.stop()
+        assert node.told != [None]
+        node.assert_nothing_left(NAME)
+
+    on_a_loop(tmp_path, story)
+
+
+def test_a_backup_has_no_name_and_its_reader_is_all_that_is_left_of_it(tmp_path: Path) -> None:
+    async def story(node: Node) -> None:
+        heard = asyncio.get_running_loop().create_future()
+        node.snapshots.back_up(HEADER, lambda: iter((b"the state",)), heard.set_result)
+        reader = await asyncio.wait_for(heard, 30)
+        assert node.files.names() == []
+        assert reader.read(0, 4) == b"lkdS"
+        reader.close()
+        node.assert_nothing_left()
+
+    on_a_loop(tmp_path, story)
