@@ -111,5 +111,10 @@ class Invariants:
         self._checked[node] = raft.last_applied
 
     @property
+    def newest_term_led(self) -> Term:
+        """The highest term in which anybody ever led."""
+        return max(self._leaders, default=Term(0))
+
+    @property
     def terms_led(self) -> int:
         return len(self._leaders)

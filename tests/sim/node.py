@@ -187,7 +187,10 @@ class SimNode:
                 self.world.invariants.after_step(self.node_id, self.up)
 
     def _notice_removal(self) -> None:
-        """As the process does: an election timeout after it has learned that it is out, it ends."""
+        """As the process does: who was removed is cut off, and this node itself ends an election timeout
+        after it has learned that it is out.
+        """
+        self.world.hang_up_on_removed(self)
         if self.node_id in self.up.machine.removed:
             delay = self.clock.true_delay(ELECTION_TIMEOUT_MS)
             self.world.schedule.after(delay, self.leave)

@@ -67,9 +67,14 @@ class Operator(Caller):
         return self.world.nodes[NodeId(self.world.random.choice(self.world.configuration().voters))]
 
     def _may_lose_one(self) -> bool:
-        """Never more than a minority, of the configuration that is in force and of the next (P3)."""
+        """Never more than a minority, of the configuration that is in force and of the next (P3).
+
+        A leader that was deposed and does not know it yet would count the voters of before.
+        """
         leader = self.world.leader()
-        if leader is None or not leader.up.raft.is_leader_ready or leader.up.raft.has_change_pending:
+        if leader is None or leader.up.raft.term != self.world.invariants.newest_term_led:
+            return False
+        if not leader.up.raft.is_leader_ready or leader.up.raft.has_change_pending:
             return False
         running = [node.up.raft for node in self.world.nodes.values() if node.running]
         for raft in running:

@@ -12,6 +12,8 @@ WITH_A_BUG_ONCE = {
     2003: "a deposed leader went on streaming a snapshot, in the term of its successor (§5.2)",
     73: "the leader of two was removed and ended; the other never heard that this was committed (C7)",
     93: "a snapshot hid from a node that a wait of a caller who was gone had come to stand in a queue (G4)",
+    116: "a node that was removed while it was cut off kept its clients, who had no cluster then (C5, C8)",
+    13: "the operator asked a deposed leader how many voters there are, and took a majority's disks (P3)",
     1: "a read between the arrival of a snapshot and the next turn met the state of before it (C6)",
 }
 MET_BY_EACH_RANGE = (

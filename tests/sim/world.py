@@ -123,6 +123,13 @@ class World:
         assert receiver.bindings.setdefault(sender.node_id, instance) == instance
         return True
 
+    def hang_up_on_removed(self, receiver: SimNode) -> None:
+        """End the connections from nodes that `receiver` knows to be removed (`PeerNetwork.set_peers`)."""
+        here, removed = (receiver.node_id, receiver.life), receiver.up.machine.removed
+        self._connections = {
+            (there, at) for there, at in self._connections if at != here or there[0] not in removed
+        }
+
     def is_cut(self, sender: SimNode, receiver: SimNode) -> bool:
         return (sender.node_id, receiver.node_id) in self._cut
 
