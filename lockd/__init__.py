@@ -13,8 +13,8 @@ from importlib.metadata import version
 
 from lockd.client.aio import AsyncClient, AsyncLease
 from lockd.client.decorator import HELD, SKIPPED, Skipped
+from lockd.client.inspection import HolderInfo, LockInfo, QueueInfo, SessionInfo, WaiterInfo
 from lockd.client.lease import LeaseState
-from lockd.client.queries import HolderInfo, LockInfo
 from lockd.client.sync import Client, Lease
 from lockd.errors import (
     AccessDenied,
@@ -51,10 +51,13 @@ __all__ = [
     "LockdError",
     "NotHeld",
     "OutcomeUnknown",
+    "QueueInfo",
     "Rejected",
     "SessionExpired",
+    "SessionInfo",
     "Skipped",
     "StaleToken",
     "Unavailable",
+    "WaiterInfo",
     "__version__",
 ]

@@ -12,7 +12,7 @@ import click
 from lockd.cli.options import Access, Duration, LockName, as_json, with_access, with_meta
 from lockd.cli.output import duration, lock_document, show_facts, show_json, show_table
 from lockd.client import queries
-from lockd.client.queries import LockInfo
+from lockd.client.inspection import LockInfo
 from lockd.errors import NotHeld
 from lockd.ids import TOKEN_MAX
 

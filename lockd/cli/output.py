@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from lockd.client.queries import LockInfo
+from lockd.client.inspection import LockInfo
 
 
 def show_json(document: Any) -> None:

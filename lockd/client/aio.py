@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, 
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
-from lockd.client import clock, cluster, fork, queries
+from lockd.client import clock, cluster, fork, inspection
 from lockd.client.blocks import Exit, OnLostName, check_request
 from lockd.client.decorator import (
     AsyncLocked,
@@ -23,11 +23,12 @@ from lockd.client.decorator import (
     lock_calls,
 )
 from lockd.client.engine import Engine
+from lockd.client.inspection import LockInfo, QueueInfo, SessionInfo
 from lockd.client.lease import Grant, LeaseView, OnLost
 from lockd.client.options import ClientOptions
 from lockd.client.owners import Owners
 from lockd.client.portal import GiveBack
-from lockd.client.queries import GrantReply, LockInfo, Query
+from lockd.client.queries import GrantReply, Query
 from lockd.errors import LockdError, LockTimeout
 
 T = TypeVar("T")
@@ -285,11 +286,37 @@ class AsyncClient:
 
     async def inspect(self, name: str) -> LockInfo:
         """Who holds the lock, and how many wait: linearizable, but past by the time it is read."""
-        return await self.ask(queries.inspect(name))
+        return await self.ask(inspection.inspect(name))
 
     async def locks(self, prefix: str = "") -> list[LockInfo]:
         """The locks that are held or waited for, by name."""
         return await self._caller().engine.locks(prefix)
+
+    async def queue(self, name: str) -> QueueInfo:
+        """Who waits for the lock, the next one first; of more than 1,000 waiters the first."""
+        return await self.ask(inspection.list_queue(name))
+
+    async def sessions(self) -> list[SessionInfo]:
+        """The sessions that live, by number, and how much each holds and waits for."""
+        return await self._caller().engine.sessions()
+
+    async def validate(self, name: str, token: int) -> str:
+        """What has become of a grant: "current", "superseded" by a later one, or "free".
+
+        Linearizable, but past by the time it is read: for a look, or to give up in time. It can't
+        stand in for a fence, which compares and writes in one.
+        """
+        return await self.ask(inspection.validate(name, token))
+
+    async def break_lock(self, name: str, token: int, *, reason: str, now: bool = False) -> bool:
+        """Take that grant of the lock from whoever holds it. False: it was not held.
+
+        The holder is told the reason; the lock is passed on when it has acknowledged that, when its
+        session has ended, or a TTL later. `now` passes it on at once, though its holder may still
+        trust its lease: two may work under the lock then, and only fences keep them apart (SAFETY
+        P1). Needs the role `break` where there are users; raises AccessDenied without it.
+        """
+        return await self.ask(inspection.break_grant(name, token, reason=reason, now=now)) == 1
 
     async def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""

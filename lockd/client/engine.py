@@ -9,13 +9,14 @@ import logging
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from lockd.client import fork, queries
+from lockd.client import fork, inspection, queries
 from lockd.client.connection import Reply
+from lockd.client.inspection import LockInfo, SessionInfo
 from lockd.client.keeper import Keeper
 from lockd.client.lease import Clock, Grant, LeaseView
 from lockd.client.link import Call, Link
 from lockd.client.options import ClientOptions
-from lockd.client.queries import GrantReply, Greeting, LockInfo, Query, Words
+from lockd.client.queries import GrantReply, Greeting, Query, Words
 from lockd.client.session import Session
 from lockd.client.waits import Wait, Waits
 from lockd.errors import LockdError, LockTimeout, OutcomeUnknown, SessionExpired
@@ -166,8 +167,18 @@ class Engine:
         found: list[LockInfo] = []
         after: str | None = ""
         while after is not None:
-            page = await self.ask(queries.list_locks(prefix=prefix, after=after))
+            page = await self.ask(inspection.list_locks(prefix=prefix, after=after))
             found += page.locks
+            after = page.next
+        return found
+
+    async def sessions(self) -> list[SessionInfo]:
+        """All sessions that live, page by page."""
+        found: list[SessionInfo] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self.ask(inspection.list_sessions(after=after))
+            found += page.sessions
             after = page.next
         return found
 

@@ -26,7 +26,6 @@ from lockd.errors import (
 T = TypeVar("T")
 Word = str | int
 Words = tuple[Word, ...]
-LIST_PAGE = 1000
 
 ERRORS: Mapping[str, type[LockdError]] = {
     "ERR": Rejected,
@@ -112,44 +111,6 @@ class WaitEnd(msgspec.Struct, frozen=True):
     holder: str = ""
 
 
-class HolderInfo(msgspec.Struct, frozen=True):
-    """Who holds a lock. `token` tells grants apart; it is nobody's leave to write (SAFETY G9)."""
-
-    session: int
-    """The session's public number."""
-    name: str
-    """The session's name, "" when it has none."""
-    owner: str
-    token: int
-    held_ms: int
-    meta: str = ""
-    """JSON text as its holder sent it, or ""."""
-    revision: int = 0
-
-
-class LockInfo(msgspec.Struct, frozen=True):
-    """A lock as the cluster sees it."""
-
-    lock: str
-    status: str
-    """"free" or "held"."""
-    mode: str
-    holders: tuple[HolderInfo, ...]
-    queue_length: int
-    held_ms: int
-    granted_last: int
-    """Token of the last grant while the lock is held; 0 when nothing is known."""
-    revision: int
-
-
-class LockPage(msgspec.Struct, frozen=True):
-    """Some locks in the order of their names; `next` is None after the last."""
-
-    locks: tuple[LockInfo, ...]
-    revision: int
-    next: str | None = None
-
-
 def reading(kind: type[T]) -> Callable[[Any], T]:
     """Read a reply as `kind`; what does not fit says nothing of what happened: OutcomeUnknown."""
 
@@ -196,19 +157,6 @@ def release(lock: str, *, token: int, session: str) -> Query[int]:
 def cancel(lock: str, *, session: str, request: int | str) -> Query[int]:
     """Withdraw the wait, or release the grant, of a request; its id never holds again."""
     return Query(("LOCK.CANCEL", lock, "SESSION", session, "REQUEST", request), reading(int))
-
-
-def inspect(lock: str) -> Query[LockInfo]:
-    """Who holds the lock and how many wait, as of now for the whole cluster."""
-    return Query(("LOCK.INSPECT", lock), reading(LockInfo), changes=False)
-
-
-def list_locks(*, prefix: str = "", after: str = "", count: int = LIST_PAGE) -> Query[LockPage]:
-    """One page of the locks that are held or waited for."""
-    page: Words = ("PREFIX", prefix) if prefix else ()
-    if after:
-        page = (*page, "AFTER", after)
-    return Query(("LOCK.LIST", *page, "COUNT", count), reading(LockPage), changes=False)
 
 
 def command(*words: Word) -> Query[Any]:

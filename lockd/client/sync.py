@@ -11,16 +11,17 @@ from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
-from lockd.client import clock, cluster, fork, queries
+from lockd.client import clock, cluster, fork, inspection
 from lockd.client.aio import async_block
 from lockd.client.blocks import Exit, OnLostName, check_request
 from lockd.client.decorator import Function, InstallsLease, Locked, LockedOrSkipped, OnBusy, lock_calls
 from lockd.client.engine import Engine
+from lockd.client.inspection import LockInfo, QueueInfo, SessionInfo
 from lockd.client.lease import Grant, LeaseView, OnLost, inherited_grant
 from lockd.client.options import ClientOptions
 from lockd.client.owners import Owners
 from lockd.client.portal import GiveBack, Portal
-from lockd.client.queries import GrantReply, LockInfo, Query
+from lockd.client.queries import GrantReply, Query
 from lockd.errors import LockdError, LockTimeout, NotHeld
 
 T = TypeVar("T")
@@ -278,12 +279,39 @@ class Client:
 
     def inspect(self, name: str) -> LockInfo:
         """Who holds the lock, and how many wait: linearizable, but past by the time it is read."""
-        return self.ask(queries.inspect(name))
+        return self.ask(inspection.inspect(name))
 
     def locks(self, prefix: str = "") -> list[LockInfo]:
         """The locks that are held or waited for, by name."""
         runtime = self._started()
         return runtime.run(runtime.engine.locks(prefix))
+
+    def queue(self, name: str) -> QueueInfo:
+        """Who waits for the lock, the next one first; of more than 1,000 waiters the first."""
+        return self.ask(inspection.list_queue(name))
+
+    def sessions(self) -> list[SessionInfo]:
+        """The sessions that live, by number, and how much each holds and waits for."""
+        runtime = self._started()
+        return runtime.run(runtime.engine.sessions())
+
+    def validate(self, name: str, token: int) -> str:
+        """What has become of a grant: "current", "superseded" by a later one, or "free".
+
+        Linearizable, but past by the time it is read: for a look, or to give up in time. It can't
+        stand in for a fence, which compares and writes in one.
+        """
+        return self.ask(inspection.validate(name, token))
+
+    def break_lock(self, name: str, token: int, *, reason: str, now: bool = False) -> bool:
+        """Take that grant of the lock from whoever holds it. False: it was not held.
+
+        The holder is told the reason; the lock is passed on when it has acknowledged that, when its
+        session has ended, or a TTL later. `now` passes it on at once, though its holder may still
+        trust its lease: two may work under the lock then, and only fences keep them apart (SAFETY
+        P1). Needs the role `break` where there are users; raises AccessDenied without it.
+        """
+        return self.ask(inspection.break_grant(name, token, reason=reason, now=now)) == 1
 
     def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""

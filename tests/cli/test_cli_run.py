@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import lockd
-from lockd.client import queries
+from lockd.client import inspection
 from tests.processes import (
     PATIENCE_S,
     LockdProcess,
@@ -259,7 +259,7 @@ def test_the_lock_outlives_a_short_loss_of_the_cluster(own_node: LockdProcess, t
         own_node.start().await_ready()
         with lockd.Client(own_node.endpoint) as client:
             renewed = eventually(lambda: client.inspect("k").holders, "the lock is still held")
-            assert renewed[0].token == client.ask(queries.inspect("k")).granted_last
+            assert renewed[0].token == client.ask(inspection.inspect("k")).granted_last
         go.touch()
         assert process.wait(PATIENCE_S) == 3
 
