@@ -275,6 +275,12 @@ class Network:
         assert leader is not None
         return leader.propose(EntryKind.COMMANDS, payload)[1]
 
+    def propose_numbers(self, count: int) -> None:
+        """Propose b"0", b"1", ..., each when all is still again."""
+        for number in range(count):
+            self.propose(b"%d" % number)
+            self.settle()
+
     def commands(self, node_id: int) -> list[bytes]:
         """Return the payloads of the commands that a node has applied since it started."""
         return [body for _, kind, body in self.applied[NodeId(node_id)] if kind is EntryKind.COMMANDS]

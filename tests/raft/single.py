@@ -150,6 +150,25 @@ def make_leader(node: RaftNode) -> list[Message]:
     return sent
 
 
+def ready_leader(*voters: int, config: RaftConfig | None = None) -> RaftNode:
+    """Return a leader of term 1, by default of three, whose no-op all the others have acknowledged."""
+    node = make_node(voters=voters or (1, 2, 3), config=config)
+    make_leader(node)
+    step(node, *(ack_from(peer, 1, 1) for peer in node.configuration.voters if peer != 1))
+    assert node.is_leader_ready
+    return node
+
+
+def joint_leader() -> RaftNode:
+    """Return a leader of term 1 while voters 1 to 3 come and 3 to 5 go; nothing is committed yet."""
+    node = make_node(voters=(1, 2, 3), outgoing=(3, 4, 5))
+    tick(node, LATEST)
+    step(node, *(pre_vote_from(peer, 1) for peer in (2, 3, 4)))
+    step(node, *(vote_from(peer, 1) for peer in (2, 3, 4)))
+    assert node.role is Role.LEADER
+    return node
+
+
 def terms_of(node: RaftNode) -> list[int]:
     """Return the terms in the node's log, from index 1."""
     return [node.log.term_at(LogIndex(i)) for i in range(1, node.log.last_index + 1)]

@@ -10,7 +10,7 @@ from lockd.ids import NodeId
 from lockd.raft.entries import Configuration, EntryKind
 from lockd.raft.membership import Transition
 from lockd.raft.messages import AppendEntries, Message
-from lockd.raft.node import ChangeRefused, NotLeader, RaftNode, Role
+from lockd.raft.node import ChangeRefused, NotLeader, Role
 from tests.raft.network import Network
 from tests.raft.single import (
     ELECTION_TICKS,
@@ -18,6 +18,7 @@ from tests.raft.single import (
     ack_from,
     change_of,
     configuration_of,
+    joint_leader,
     make_leader,
     make_node,
     pre_vote_from,
@@ -36,15 +37,6 @@ def joint_network() -> Network:
     """Voters 1 to 3 come, 3 to 5 go; nobody leaves the joint mode by itself."""
     voters, outgoing = JOINT.voters, JOINT.voters_outgoing
     return Network(5, configuration=Configuration(voters, outgoing))
-
-
-def joint_leader() -> RaftNode:
-    node = make_node(voters=(1, 2, 3), outgoing=(3, 4, 5))
-    tick(node, LATEST)
-    step(node, *(pre_vote_from(peer, 1) for peer in (2, 3, 4)))
-    step(node, *(vote_from(peer, 1) for peer in (2, 3, 4)))
-    assert node.role is Role.LEADER
-    return node
 
 
 def joined(network: Network, node_id: int) -> None:

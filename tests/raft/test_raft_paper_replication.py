@@ -113,6 +113,14 @@ def test_5_3_a_follower_commits_no_further_than_it_was_shown_to_agree() -> None:
     assert node.commit_index == 2
 
 
+def test_c3_a_late_append_vouches_for_no_more_than_what_is_committed() -> None:
+    """What follows in the log may be an earlier leader's: the sender has not shown that it agrees."""
+    node = make_node([1, 1, 1], term=2, commit=2)
+    for terms in ([], [1]):
+        (reply,) = step(node, append_from(2, 2, prev=(1, 1), terms=terms))
+        assert reply == ack_from(1, 2, 2, receiver=2)
+
+
 @pytest.mark.parametrize(
     ("prev", "hint"),
     [

@@ -205,9 +205,7 @@ def test_7_c9_the_answer_leaves_when_the_snapshot_is_on_disk() -> None:
     network = Network(3)
     network.elect(1)
     network.isolate(3)
-    for number in range(5):
-        network.propose(b"%d" % number)
-        network.settle()
+    network.propose_numbers(5)
     network.take_snapshot(1)
     network.heal()
     sent: list[InstallSnapshot] = []

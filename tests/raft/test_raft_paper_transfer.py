@@ -5,7 +5,7 @@ import pytest
 from lockd.ids import NO_NODE, LogIndex, NodeId, Term
 from lockd.raft.entries import EntryKind
 from lockd.raft.messages import AppendEntries, Message, RequestVote, TimeoutNow
-from lockd.raft.node import NotLeader, RaftConfig, RaftNode, Role
+from lockd.raft.node import NotLeader, RaftConfig, Role
 from tests.raft.network import Network
 from tests.raft.single import (
     ELECTION_TICKS,
@@ -18,20 +18,13 @@ from tests.raft.single import (
     make_leader,
     make_node,
     propose,
+    ready_leader,
     settle,
     step,
     tick,
     timeout_now_from,
     vote_request,
 )
-
-
-def ready_leader() -> RaftNode:
-    """Return a leader of term 1 whose no-op both followers have."""
-    node = make_node()
-    make_leader(node)
-    step(node, ack_from(2, 1, 1), ack_from(3, 1, 1))
-    return node
 
 
 def timeouts(sent: list[Message]) -> list[int]:
@@ -71,9 +64,7 @@ def test_3_10_a_target_behind_the_log_is_sent_a_snapshot_first() -> None:
     network = Network(3)
     leader = network.elect(1)
     network.isolate(3)
-    for number in range(10):
-        network.propose(b"%d" % number)
-        network.settle()
+    network.propose_numbers(10)
     network.take_snapshot(1)
     network.heal()
     leader.transfer_leadership(NodeId(3))

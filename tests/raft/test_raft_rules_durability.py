@@ -21,6 +21,7 @@ from tests.raft.single import (
     pre_vote_from,
     propose,
     readies,
+    ready_leader,
     run_of,
     settle,
     step,
@@ -119,9 +120,7 @@ def test_c2_the_own_vote_counts_when_it_is_on_disk() -> None:
 
 def test_c2_a_leader_sends_entries_before_its_own_disk_has_them() -> None:
     """Thesis §10.2.1: the leader writes in parallel with its followers."""
-    node = make_node()
-    make_leader(node)
-    step(node, ack_from(2, 1, 1), ack_from(3, 1, 1))
+    node = ready_leader()
     propose(node)
     (ready,) = readies(node)
     assert [type(message) for message in ready.send_now] == [AppendEntries, AppendEntries]
@@ -129,9 +128,7 @@ def test_c2_a_leader_sends_entries_before_its_own_disk_has_them() -> None:
 
 
 def test_c2_the_leaders_copy_counts_when_its_own_disk_has_it() -> None:
-    node = make_node()
-    make_leader(node)
-    step(node, ack_from(2, 1, 1), ack_from(3, 1, 1))
+    node = ready_leader()
     propose(node)
     (ready,) = readies(node)
     node.step(ack_from(2, 1, 2))
@@ -141,9 +138,7 @@ def test_c2_the_leaders_copy_counts_when_its_own_disk_has_it() -> None:
 
 
 def test_c2_others_may_commit_what_the_leaders_disk_does_not_have_but_it_does_not_apply_it() -> None:
-    node = make_node()
-    make_leader(node)
-    step(node, ack_from(2, 1, 1), ack_from(3, 1, 1))
+    node = ready_leader()
     propose(node)
     (ready,) = readies(node)
     node.step(ack_from(2, 1, 2))

@@ -18,6 +18,7 @@ from tests.raft.single import (
     make_node,
     propose,
     readies,
+    ready_leader,
     refusal_from,
     settle,
     step,
@@ -27,9 +28,7 @@ from tests.raft.single import (
 
 def make_flowing_leader(config: RaftConfig | None = None) -> RaftNode:
     """Return a leader of term 1 whose two followers have its no-op and get entries ahead of acks."""
-    node = make_node(config=config)
-    make_leader(node)
-    step(node, ack_from(2, 1, 1), ack_from(3, 1, 1))
+    node = ready_leader(config=config)
     assert all(node.progress[NodeId(peer)].pace is Pace.REPLICATE for peer in (2, 3))
     return node
 
@@ -217,9 +216,7 @@ def test_a_follower_that_lost_its_unsynced_tail_gets_it_again() -> None:
     network = Network(3)
     leader = network.elect(1)
     network.slow_disks.add(NodeId(3))
-    for number in range(5):
-        network.propose(b"%d" % number)
-        network.settle()
+    network.propose_numbers(5)
     progress = leader.progress[NodeId(3)]
     assert (progress.match_index, progress.next_index) == (1, 7)
     network.crash(3)

@@ -23,6 +23,7 @@ from tests.raft.single import (
     pre_vote_from,
     propose,
     readies,
+    ready_leader,
     settle,
     step,
     tick,
@@ -36,15 +37,6 @@ def run_with_change(words: str, *, first: int = 1, term: int = 1) -> EntryRun:
     """One CONFIGURATION entry."""
     payload = encode_change(change_of(words))
     return EntryRun(LogIndex(first), (Term(term),), (EntryKind.CONFIGURATION,), (payload,))
-
-
-def ready_leader(*voters: int) -> RaftNode:
-    """Return a leader of term 1 with its no-op committed."""
-    node = make_node(voters=voters or (1, 2, 3))
-    make_leader(node)
-    step(node, *(ack_from(peer, 1, 1) for peer in node.configuration.voters if peer != 1))
-    assert node.is_leader_ready
-    return node
 
 
 def test_c7_no_change_before_the_leaders_no_op_is_committed() -> None:

@@ -6,7 +6,7 @@ from lockd.ids import NO_NODE, NodeId
 from lockd.raft.entries import EntryKind
 from lockd.raft.membership import Transition, apply_change
 from lockd.raft.messages import AppendEntries, Heartbeat, Message
-from lockd.raft.node import NotLeader, RaftConfig, RaftNode, Role
+from lockd.raft.node import NotLeader, RaftConfig, Role
 from tests.raft.network import Network
 from tests.raft.single import (
     ELECTION_TICKS,
@@ -23,21 +23,13 @@ from tests.raft.single import (
     pre_vote_from,
     propose,
     readies,
+    ready_leader,
     settle,
     step,
     tick,
     vote_from,
     vote_request,
 )
-
-
-def ready_leader(*voters: int) -> RaftNode:
-    """Return a leader of term 1 with its no-op committed."""
-    node = make_node(voters=voters or (1, 2, 3))
-    make_leader(node)
-    step(node, *(ack_from(peer, 1, 1) for peer in node.configuration.voters if peer != 1))
-    assert node.is_leader_ready
-    return node
 
 
 def test_c7_a_leader_that_becomes_a_learner_steps_down() -> None:

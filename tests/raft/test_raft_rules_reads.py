@@ -12,22 +12,16 @@ from tests.raft.single import (
     append_from,
     finish,
     heartbeat_reply_from,
+    joint_leader,
     make_leader,
     make_node,
     propose,
     readies,
+    ready_leader,
     settle,
     step,
     tick,
 )
-
-
-def make_ready_leader(voters: int = 3) -> RaftNode:
-    node = make_node(voters=range(1, voters + 1))
-    make_leader(node)
-    step(node, *(ack_from(peer, 1, 1) for peer in range(2, voters + 1)))
-    assert node.is_leader_ready
-    return node
 
 
 def confirmed(node: RaftNode) -> list[ReadReady]:
@@ -44,7 +38,7 @@ def begun(node: RaftNode) -> list[int]:
 
 
 def test_c6_a_read_is_confirmed_by_a_quorum_at_the_commit_index_of_its_round() -> None:
-    node = make_ready_leader(5)
+    node = ready_leader(1, 2, 3, 4, 5)
     sequence = node.read_index()
     assert begun(node) == [sequence] * 4
     node.step(heartbeat_reply_from(2, 1, sequence))
@@ -52,6 +46,19 @@ def test_c6_a_read_is_confirmed_by_a_quorum_at_the_commit_index_of_its_round() -
     node.step(heartbeat_reply_from(2, 1, sequence))
     assert confirmed(node) == [], "one voter counts once"
     node.step(heartbeat_reply_from(3, 1, sequence))
+    assert confirmed(node) == [ReadReady(sequence, node.commit_index)]
+
+
+def test_c6_in_joint_mode_a_read_needs_a_quorum_of_both_halves() -> None:
+    """T3 rests on it: the outgoing half could have elected another leader meanwhile."""
+    node = joint_leader()
+    step(node, *(ack_from(peer, 1, 1) for peer in (2, 3, 4)))
+    sequence = node.read_index()
+    begun(node)
+    node.step(heartbeat_reply_from(2, 1, sequence))
+    node.step(heartbeat_reply_from(3, 1, sequence))
+    assert confirmed(node) == [], "the outgoing half is 3, 4 and 5, and 3 alone has answered"
+    node.step(heartbeat_reply_from(5, 1, sequence))
     assert confirmed(node) == [ReadReady(sequence, node.commit_index)]
 
 
@@ -80,7 +87,7 @@ def test_c6_no_read_before_an_entry_of_the_own_term_is_committed() -> None:
 
 def test_c6_an_answer_to_an_earlier_round_does_not_confirm_a_later_read() -> None:
     """etcd#20418: a retried read reused its context, and late answers confirmed it on an old leader."""
-    node = make_ready_leader()
+    node = ready_leader()
     first = node.read_index()
     begun(node)
     second = node.read_index()
@@ -95,7 +102,7 @@ def test_c6_an_answer_to_an_earlier_round_does_not_confirm_a_later_read() -> Non
 
 
 def test_c6_an_answer_counts_for_all_rounds_up_to_its_own() -> None:
-    node = make_ready_leader()
+    node = ready_leader()
     sequences = []
     for _ in range(3):
         sequences.append(node.read_index())
@@ -105,7 +112,7 @@ def test_c6_an_answer_counts_for_all_rounds_up_to_its_own() -> None:
 
 
 def test_c6_answers_without_a_round_of_another_term_or_from_the_future_do_not_count() -> None:
-    node = make_ready_leader()
+    node = ready_leader()
     sequence = node.read_index()
     begun(node)
     for answer in (
@@ -118,7 +125,7 @@ def test_c6_answers_without_a_round_of_another_term_or_from_the_future_do_not_co
 
 
 def test_c6_a_read_that_comes_while_a_round_is_under_way_begins_another() -> None:
-    node = make_ready_leader()
+    node = ready_leader()
     early = node.read_index()
     begun(node)
     late = node.read_index()
@@ -126,13 +133,13 @@ def test_c6_a_read_that_comes_while_a_round_is_under_way_begins_another() -> Non
 
 
 def test_c6_reads_that_come_before_a_round_begins_share_it() -> None:
-    node = make_ready_leader()
+    node = ready_leader()
     assert len({node.read_index() for _ in range(1000)}) == 1
     assert len(begun(node)) == 2, "one heartbeat for each follower"
 
 
 def test_c6_lost_rounds_are_carried_by_the_next_heartbeat() -> None:
-    node = make_ready_leader()
+    node = ready_leader()
     sequence = node.read_index()
     begun(node)
     assert [m.read_sequence for m in tick(node) if isinstance(m, Heartbeat)] == [sequence] * 2
@@ -148,7 +155,7 @@ def test_c6_a_single_voter_is_its_own_quorum() -> None:
 
 @pytest.mark.parametrize("how", ["higher term", "no quorum"])
 def test_c6_with_its_leadership_a_node_drops_all_rounds(how: str) -> None:
-    node = make_ready_leader()
+    node = ready_leader()
     node.read_index()
     begun(node)
     node.read_index()
@@ -206,7 +213,7 @@ def test_c6_a_leader_that_was_replaced_while_it_slept_confirms_nothing() -> None
 
 
 def test_c6_a_round_covers_what_was_committed_when_it_was_asked_for() -> None:
-    node = make_ready_leader()
+    node = ready_leader()
     index = propose(node)
     settle(node)
     step(node, ack_from(2, 1, index))

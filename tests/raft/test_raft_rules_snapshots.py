@@ -282,9 +282,7 @@ def test_a_slow_follower_within_the_kept_log_needs_no_snapshot() -> None:
     network = Network(3)
     network.elect(1)
     network.isolate(3)
-    for number in range(20):
-        network.propose(b"%d" % number)
-        network.settle()
+    network.propose_numbers(20)
     network.take_snapshot(1, keep=20)
     network.heal()
     network.beat(2)
@@ -296,9 +294,7 @@ def test_a_leader_that_changes_while_a_snapshot_is_under_way_does_not_lose_the_f
     network = Network(3)
     network.elect(1)
     network.isolate(3)
-    for number in range(20):
-        network.propose(b"%d" % number)
-        network.settle()
+    network.propose_numbers(20)
     for node_id in (1, 2):
         network.take_snapshot(node_id)
     network.heal()
