@@ -25,6 +25,8 @@ CAUGHT_UP_ENTRIES = 64
 """A learner that lacks no more than this of what is committed may vote."""
 TRANSFER_TIMEOUTS = 2
 """Election timeouts after which a transfer that has not happened is given up."""
+ASK_TIMEOUTS = 4
+"""Election timeouts after which a wish that no leader was there for is given up. An election takes two."""
 _NOT_ASKED = Term(0)
 
 MemberOperation = AddMember | PromoteMember | RemoveMember
@@ -35,19 +37,23 @@ Answer = Callable[[Outcome | None], None]
 
 @dataclass(slots=True)
 class _Question:
+    ask_by_ms: int
     deadline_ms: int
     user: str
     wish: Wish
     done: Callable[[Outcome], None]
     asked: Term = _NOT_ASKED
     """The term whose leader was asked. It is not asked of another: that may do it a second time."""
+    asked_of: NodeId = NO_NODE
+    """That leader."""
 
 
 @dataclass(slots=True)
 class _Handover:
     to: NodeId
     deadline_ms: int
-    answer: Answer
+    asked: list[tuple[NodeId, Answer]]
+    """Who asked for it, each with the target that was named; NO_NODE: whoever takes over."""
 
 
 class Membership:
@@ -85,7 +91,8 @@ class Membership:
 
     def ask(self, wish: Wish, *, user: str, deadline_ms: int, done: Callable[[Outcome], None]) -> None:
         """Have it done by the leader; `done` is called once."""
-        self._open[next(self._numbers)] = _Question(deadline_ms, user, wish, done)
+        ask_by_ms = self._clock_ms() + ASK_TIMEOUTS * self._election_timeout_ms
+        self._open[next(self._numbers)] = _Question(ask_by_ms, deadline_ms, user, wish, done)
 
     def on_reply(self, number: int, outcome: Outcome | None) -> None:
         """The leader has answered; None: it does not lead, ask again."""
@@ -99,44 +106,46 @@ class Membership:
         question.done(outcome)
 
     def fail_all(self, reason: str) -> None:
-        for number in list(self._open):
-            self.on_reply(number, Refused("UNKNOWN", reason))
+        for number, question in list(self._open.items()):
+            code = "UNAVAILABLE" if question.asked == _NOT_ASKED else "UNKNOWN"
+            self.on_reply(number, Refused(code, reason))
 
     def tick(self) -> None:
         """Ask the leader what is to be asked, give up what is overdue, promote who has caught up."""
         now_ms = self._clock_ms()
         for number, question in list(self._open.items()):
-            if now_ms >= question.deadline_ms:
-                code = "UNAVAILABLE" if question.asked == _NOT_ASKED else "UNKNOWN"
-                self.on_reply(number, Refused(code, "no leader answered in time"))
-            elif question.asked == _NOT_ASKED:
-                self._route(number, question)
+            if question.asked == _NOT_ASKED:
+                if now_ms >= question.ask_by_ms:
+                    self.on_reply(number, Refused("UNAVAILABLE", "no leader took it up"))
+                else:
+                    self._route(number, question)
+            elif now_ms >= question.deadline_ms:
+                self.on_reply(number, Refused("UNKNOWN", "the leader has not answered in time"))
             elif question.asked != self._raft.term:
-                self._leader_has_changed(number, question.wish)
+                self._leader_has_changed(number, question)
         if self._leadership() is not None:
             self._promote_who_caught_up()
         self._settle_handover(now_ms)
 
     def _route(self, number: int, question: _Question) -> None:
         if self._raft.role is Role.LEADER:
-            question.asked = self._raft.term
+            question.asked, question.asked_of = self._raft.term, self._node_id
             self.lead(question.wish, user=question.user, answer=lambda found: self.on_reply(number, found))
         elif self._raft.leader_id != NO_NODE:
             request = frames.OperatorRequest(number, question.user, question.wish)
             if self._send(self._raft.leader_id, request):
-                question.asked = self._raft.term
+                question.asked, question.asked_of = self._raft.term, self._raft.leader_id
 
-    def _leader_has_changed(self, number: int, wish: Wish) -> None:
+    def _leader_has_changed(self, number: int, question: _Question) -> None:
         """That is what a transfer was to bring about. What became of a change, the members tell."""
         leader = self._raft.leader_id
-        if isinstance(wish, frames.ChangeMembers):
+        if isinstance(question.wish, frames.ChangeMembers):
             refusal = Refused(
                 "UNKNOWN", "the leader changed meanwhile: look at the members before asking again"
             )
             self.on_reply(number, refusal)
         elif leader != NO_NODE:
-            as_wished = wish.target in {NO_NODE, leader}
-            self.on_reply(number, Changed(1) if as_wished else Refused("UNKNOWN", f"node {leader} leads now"))
+            self.on_reply(number, _taken_over(leader, question.asked_of, NodeId(question.wish.target)))
 
     # What the leader does.
 
@@ -273,15 +282,17 @@ class Membership:
             answer(Changed(0))
         elif target != NO_NODE and target not in raft.configuration.voters:
             answer(Refused("ERR", f"node {target} is no voter: it can't lead"))
+        elif self._handover is not None and target in {NO_NODE, self._handover.to}:
+            self._handover.asked.append((target, answer))
         elif not others or target not in {NO_NODE, *others}:
-            silent = f"node {target}" if target != NO_NODE else "no other voter"
-            answer(Refused("UNAVAILABLE", f"{silent} answers: leadership stays here"))
+            silent = f"node {target} does not answer" if target != NO_NODE else "no other voter answers"
+            answer(Refused("UNAVAILABLE", f"{silent}: leadership stays here"))
         elif self._handover is not None:
             answer(Refused("UNAVAILABLE", f"leadership is being handed to node {self._handover.to} already"))
         else:
             to = self._newest(others) if target == NO_NODE else target
             deadline_ms = self._clock_ms() + TRANSFER_TIMEOUTS * self._election_timeout_ms
-            self._handover = _Handover(to, deadline_ms, answer)
+            self._handover = _Handover(to, deadline_ms, [(target, answer)])
             raft.transfer_leadership(to)
 
     def _settle_handover(self, now_ms: int) -> None:
@@ -291,7 +302,16 @@ class Membership:
         leader = self._raft.leader_id
         if leader not in {NO_NODE, self._node_id}:
             self._handover = None
-            handover.answer(Changed(1))
+            for target, answer in handover.asked:
+                answer(_taken_over(leader, self._node_id, target))
         elif now_ms >= handover.deadline_ms:
             self._handover = None
-            handover.answer(Refused("UNKNOWN", f"node {handover.to} has not taken over in time"))
+            for _, answer in handover.asked:
+                answer(Refused("UNKNOWN", f"node {handover.to} has not taken over in time"))
+
+
+def _taken_over(leader: NodeId, before: NodeId, target: NodeId) -> Outcome:
+    """What a transfer from `before` has come to, now that `leader` leads; target NO_NODE: to anyone."""
+    if leader == target or (target == NO_NODE and leader != before):
+        return Changed(1)
+    return Refused("UNKNOWN", f"node {leader} leads now")

@@ -13,7 +13,8 @@ from lockd.locks.commands import (
     RequestOrphaned,
 )
 from lockd.raft.messages import AppendEntries, TimeoutNow
-from lockd.server.membership import MemberOperation
+from lockd.server import frames
+from lockd.server.membership import ASK_TIMEOUTS, MemberOperation
 from tests.server.cluster import ELECTION_TIMEOUT_MS, Cluster
 
 ADDRESS = "node4:7421"
@@ -186,8 +187,49 @@ def test_leadership_is_not_handed_to_who_is_silent_or_has_no_vote() -> None:
     cluster = elected()
     cluster.isolate(3)
     cluster.pass_ms(2 * ELECTION_TIMEOUT_MS, only=(1, 2))
-    assert refusal(transfer(cluster, 1, 3)) == "UNAVAILABLE node 3 answers: leadership stays here"
+    assert refusal(transfer(cluster, 1, 3)) == "UNAVAILABLE node 3 does not answer: leadership stays here"
     assert "no voter" in refusal(transfer(cluster, 1, 7))
+
+
+def test_c7_who_asked_for_a_leader_is_told_when_another_came_to_lead() -> None:
+    """The named one was asked to stand for election, and the third was faster."""
+    cluster = elected()
+    cluster.hold_back(TimeoutNow, frames.OperatorReply)
+    remotely, locally = transfer(cluster, 2, 3), transfer(cluster, 1, 3)
+    for node in (2, 3):
+        cluster[node].driver.raft.forget_leader()
+    cluster[2].driver.raft.campaign()
+    cluster[2].driver.turn()
+    cluster.settle(only=(2, 3))
+    assert cluster[2].leads()
+    cluster.hold_back(TimeoutNow)
+    cluster.tick(3)
+    assert refusal(locally) == refusal(remotely) == "UNKNOWN node 2 leads now"
+    told = [frame.outcome for _, _, frame in cluster.sent if isinstance(frame, frames.OperatorReply)]
+    assert Changed(1) not in told
+
+
+def test_a_node_that_stops_while_leadership_is_being_handed_over_waits_for_that() -> None:
+    cluster = elected()
+    cluster.hold_back(TimeoutNow)
+    named, stopping = transfer(cluster, 1, 3), transfer(cluster, 1, NO_NODE)
+    assert refusal(transfer(cluster, 1, 2)) == "UNAVAILABLE leadership is being handed to node 3 already"
+    assert (named, stopping) == ([], [])
+    cluster.hold_back()
+    cluster.tick(3)
+    assert cluster[3].leads()
+    assert (named, stopping) == ([Changed(1)], [Changed(1)])
+
+
+def test_a_wish_that_no_leader_takes_up_is_given_up_after_the_time_of_an_election() -> None:
+    cluster = elected()
+    cluster.isolate(1)
+    cluster.pass_ms(3 * ELECTION_TIMEOUT_MS, only=(1,))
+    outcomes = change(cluster, 1, RemoveMember(3))
+    cluster.pass_ms(ASK_TIMEOUTS * ELECTION_TIMEOUT_MS - 200, only=(1,))
+    assert not outcomes
+    cluster.pass_ms(200, only=(1,))
+    assert refusal(outcomes) == "UNAVAILABLE no leader took it up"
 
 
 def test_d4_a_leader_whose_disk_is_full_hands_over_and_refuses_until_there_is_room() -> None:
