@@ -96,7 +96,7 @@ def inspect(*, file: Path, as_json: bool) -> None:
     """Check all of FILE and show what it holds. Exits with 1 if it is damaged."""
     stored, state = _load(file)
     try:
-        contents = contents_of(state)
+        contents = contents_of(stored, state)
     except CorruptData as error:
         raise DamagedFileError(f"{file}: {error}") from error
     facts = _about(stored) | asdict(contents)

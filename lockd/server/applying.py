@@ -75,8 +75,7 @@ class Applying:
 
         `heard` is whom it came from.
         """
-        stored, body = self._snapshots.load(meta.index, meta.term)
-        self.machine = LockMachine.from_snapshot(body)
+        stored, self.machine = self._snapshots.load(meta.index, meta.term)
         self._learn_cluster()
         for node, address in stored.header.addresses:
             # The leader is heard from where we dial it, and has sent this on our word from there. The

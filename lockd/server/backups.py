@@ -13,6 +13,7 @@ from lockd.locks.machine import LockMachine
 from lockd.locks.restore import Clients, RestoreRefused, restored_state
 from lockd.raft.entries import Configuration, EntryKind, SnapshotMeta
 from lockd.raft.membership import MembershipError, apply_change, decode_change
+from lockd.server.recovering import machine_of
 
 __all__ = [
     "Clients",
@@ -63,7 +64,7 @@ def _everything_applied(recovered: Recovered) -> tuple[LockMachine, Configuratio
     if recovered.snapshot is not None:
         meta = recovered.snapshot.header.meta
         applied, configuration = meta.index, meta.configuration
-        machine = LockMachine.from_snapshot(recovered.state)
+        machine = machine_of(recovered.snapshot, recovered.state)
     run = recovered.entries
     for offset, (kind, payload) in enumerate(zip(run.kinds, run.payloads, strict=True)):
         index = LogIndex(run.first + offset)
@@ -100,9 +101,12 @@ class Contents:
     """For so long of running nothing is granted (G2)."""
 
 
-def contents_of(state: bytes) -> Contents:
+def contents_of(stored: StoredSnapshot, state: bytes) -> Contents:
     """Read the body of a snapshot and check that all of it fits together. Raises CorruptData."""
-    machine = LockMachine.from_snapshot(state)
+    return _contents(machine_of(stored, state))
+
+
+def _contents(machine: LockMachine) -> Contents:
     try:
         machine.check_invariants()
     except AssertionError as error:
@@ -145,6 +149,7 @@ def restored_from(
     Its log begins after the backup's last entry. Raises RestoreRefused and CorruptData.
     """
     backup = stored.header
+    machine_of(stored, state)
     body = b"".join(
         restored_state(
             state,
@@ -166,4 +171,5 @@ def restored_from(
         taken_unix_s=now_unix_s,
     )
     identity = Identity(node, instance, ClusterId(backup.cluster), incarnation, (node,))
-    return Restored(identity, contents_of(body), encode_snapshot(header, (body,)))
+    contents = _contents(LockMachine.from_snapshot(body))
+    return Restored(identity, contents, encode_snapshot(header, (body,)))

@@ -24,6 +24,8 @@ from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot, encode_snap
 from lockd.disk.snapshots import PartialSnapshot, SnapshotReader, SnapshotStore
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex, Term
+from lockd.locks.machine import LockMachine
+from lockd.server.recovering import machine_of
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class ForkingSnapshots:
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer: _Writer | None = None
+        self._received: tuple[StoredSnapshot, LockMachine] | None = None
         self._stopping = False
 
     def take(
@@ -73,13 +76,16 @@ class ForkingSnapshots:
         return self._store.begin("received")
 
     def finish(self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]) -> None:
-        self._watch(self._complete(partial, PartialSnapshot.finish, on_finished))
+        self._watch(self._finish_and_decode(partial, on_finished))
 
     def open(self, index: LogIndex, term: Term) -> SnapshotReader:
         return self._store.open(index, term)
 
-    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, bytes]:
-        return self._store.load(index, term)
+    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, LockMachine]:
+        assert self._received is not None, "only while its arrival is told"
+        meta = self._received[0].header.meta
+        assert (meta.index, meta.term) == (index, term), "another one has arrived"
+        return self._received
 
     async def stop(self) -> None:
         """Give up the snapshot that is being written, and wait until nothing is. Begins no other."""
@@ -138,7 +144,7 @@ class ForkingSnapshots:
         _, status = os.waitpid(writer.process, 0)  # noqa: ASYNC222 - returns at once
         self._writer = None
         if status == 0:
-            await self._complete(partial, complete, on_done)
+            on_done(await self._completed(partial, complete))
             return
         if not self._stopping:
             why = reason or _how_it_ended(status)
@@ -146,21 +152,45 @@ class ForkingSnapshots:
         partial.discard()
         on_done(None)
 
-    async def _complete(
-        self,
-        partial: PartialSnapshot,
-        complete: Callable[[PartialSnapshot], T],
-        on_done: Callable[[T | None], None],
-    ) -> None:
+    async def _completed(
+        self, partial: PartialSnapshot, complete: Callable[[PartialSnapshot], T]
+    ) -> T | None:
+        """Its outcome, on a thread; None if that is a file that is thrown away."""
         try:
             done = await asyncio.to_thread(complete, partial)
         except (CorruptData, DataDirError, DiskFullError) as error:
             log.error("a snapshot can't be used: %s", error)  # noqa: TRY400 - one line says it
-            on_done(None)
-        else:
-            if isinstance(done, StoredSnapshot):
-                log.info("snapshot of entry %d is on disk, %d bytes", done.header.meta.index, done.file_bytes)
-            on_done(done)
+            return None
+        if isinstance(done, StoredSnapshot):
+            log.info("snapshot of entry %d is on disk, %d bytes", done.header.meta.index, done.file_bytes)
+        return done
+
+    async def _finish_and_decode(
+        self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]
+    ) -> None:
+        stored = await self._completed(partial, PartialSnapshot.finish)
+        if stored is not None:
+            self._received = stored, await asyncio.to_thread(self._decode, stored)
+        on_finished(stored)
+        self._received = None
+
+    def _decode(self, stored: StoredSnapshot) -> LockMachine:
+        """On a thread: it takes seconds for a state of many locks, and the loop must go on electing.
+
+        What it makes is handed over whole, so nothing is shared. Without collections meanwhile, each of
+        which would hold the loop up for as long as it takes to look at all that is there already.
+        """
+        meta = stored.header.meta
+        gc.disable()
+        try:
+            machine = machine_of(*self._store.load(meta.index, meta.term))
+            # To and fro puts all objects among the old ones. As young as they are, the next collection,
+            # of the young ones, would look at every one of them.
+            gc.freeze()
+            gc.unfreeze()
+        finally:
+            gc.enable()
+        return machine
 
 
 def _fork_to_write(partial: PartialSnapshot, pieces: Iterable[bytes]) -> _Writer:

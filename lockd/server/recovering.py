@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from lockd.disk.recovery import Recovered
+from lockd.disk.snapshot_file import StoredSnapshot
+from lockd.errors import CorruptData
 from lockd.locks.machine import LockMachine
 from lockd.raft.entries import Configuration
 from lockd.raft.log import Log
@@ -25,7 +27,27 @@ def recovered_core(
         draw=draw,
         applied=snapshot.index if snapshot else None,
     )
-    if snapshot is None:
+    if recovered.snapshot is None:
         return raft, LockMachine()
-    raft.snapshot_taken(snapshot)
-    return raft, LockMachine.from_snapshot(recovered.state)
+    raft.snapshot_taken(recovered.snapshot.header.meta)
+    return raft, machine_of(recovered.snapshot, recovered.state)
+
+
+def machine_of(stored: StoredSnapshot, state: bytes) -> LockMachine:
+    """The locks that a snapshot's body tells of.
+
+    Raises CorruptData when the body does not decode, or is of another cluster or of later entries than
+    its header says (SAFETY C9): the text names the entry and tells a newer version from damage.
+    """
+    header = stored.header
+    name = f"the snapshot of entry {header.meta.index} of term {header.meta.term}"
+    try:
+        machine = LockMachine.from_snapshot(state)
+    except CorruptData as error:
+        raise CorruptData(f"{name}: {error}") from error
+    whose = header.cluster, header.incarnation
+    if whose != (machine.cluster, machine.incarnation):
+        raise CorruptData(f"{name}: its state is of another cluster or incarnation than its header")
+    if machine.state.applied > header.meta.index:
+        raise CorruptData(f"{name}: its state has entry {machine.state.applied} applied")
+    return machine

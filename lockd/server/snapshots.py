@@ -17,6 +17,7 @@ from lockd.disk.errors import DiskFullError
 from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot
 from lockd.disk.snapshots import PartialSnapshot
 from lockd.ids import LogIndex, NodeId, Term
+from lockd.locks.machine import LockMachine
 from lockd.raft.codec import decode_message, encode_message
 from lockd.raft.entries import SnapshotMeta
 from lockd.raft.messages import InstallSnapshot
@@ -53,12 +54,16 @@ class SnapshotFiles(Protocol):
         """Begin to receive a file; an unfinished one before it is gone."""
 
     def finish(self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]) -> None:
-        """Make it durable under its name, checked whole. None: it is not what it should be."""
+        """Make it durable under its name, checked whole. None: it is not what it should be.
+
+        A file that is whole and whose state can't be read ends the node: sent again it is the same.
+        """
 
     def open(self, index: LogIndex, term: Term) -> SnapshotReader: ...
 
-    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, bytes]:
-        """Read and check a snapshot; its header, and the encoded state. Raises CorruptData."""
+    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, LockMachine]:
+        """What `finish` has just made durable, and the state in it, which is the caller's: only from
+        within `on_finished`."""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,8 @@ from lockd.disk.snapshot_file import SnapshotHeader, StoredSnapshot, encode_snap
 from lockd.disk.snapshots import PartialSnapshot, SnapshotReader, SnapshotStore
 from lockd.errors import CorruptData
 from lockd.ids import LogIndex, Term
+from lockd.locks.machine import LockMachine
+from lockd.server.recovering import machine_of
 
 
 class DirectSnapshots:
@@ -61,5 +63,6 @@ class DirectSnapshots:
     def open(self, index: LogIndex, term: Term) -> SnapshotReader:
         return self._store().open(index, term)
 
-    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, bytes]:
-        return self._store().load(index, term)
+    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, LockMachine]:
+        stored, state = self._store().load(index, term)
+        return stored, machine_of(stored, state)

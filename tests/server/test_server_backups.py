@@ -106,7 +106,7 @@ def restored(
 def test_p2_a_backup_has_every_entry_committed_or_not(commit: int) -> None:
     """The one that acknowledged may be lost: a survivor knows of no entry that it was not."""
     stored, state = saved(recovered(*LOG, commit=commit))
-    assert contents_of(state).tokens_up_to == 2
+    assert contents_of(stored, state).tokens_up_to == 2
     meta = stored.header.meta
     assert (meta.index, meta.term) == (6, 3)
     assert meta.configuration == Configuration((NodeId(1), NodeId(2), NodeId(3)), learners=(NodeId(4),))
@@ -145,7 +145,7 @@ def test_g2_a_restored_directory_is_of_a_cluster_of_one() -> None:
     assert (header.cluster, header.incarnation) == (CLUSTER, "2" * 8)
     assert (made.identity.cluster, made.identity.incarnation) == (CLUSTER, "2" * 8)
     assert made.identity.founders == (1,)
-    contents = contents_of(state)
+    contents = contents_of(stored, state)
     assert contents == made.contents
     assert contents.tokens_up_to >= (TAKEN_S + 60) * 2**20
     assert (contents.sessions, contents.locks) == (0, 0)
@@ -165,6 +165,13 @@ def test_g2_a_restore_is_dated_by_its_own_clock() -> None:
         restored(*first, now_unix_s=TAKEN_S + 59, incarnation="3" * 8)
 
 
-def test_contents_that_contradict_each_other_are_corrupt_data() -> None:
-    with pytest.raises(CorruptData):
-        contents_of(b"")
+def test_g2_a_header_and_a_state_that_contradict_each_other_are_corrupt_data() -> None:
+    """Of another cluster, the tokens that it goes on from would be another cluster's."""
+    stored, state = saved(recovered(*LOG))
+    of_another = replace(stored, header=replace(stored.header, cluster=ClusterId("d" * 32)))
+    with pytest.raises(CorruptData, match="another cluster"):
+        contents_of(of_another, state)
+    with pytest.raises(CorruptData, match="another cluster"):
+        restored(of_another, state)
+    with pytest.raises(CorruptData, match="another cluster"):
+        saved(replace(recovered(first=7), snapshot=of_another, state=state))

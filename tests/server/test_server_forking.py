@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -11,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from lockd.disk.files import OsFiles
-from lockd.disk.snapshot_file import StoredSnapshot
+from lockd.disk.snapshot_file import StoredSnapshot, encode_snapshot
 from lockd.disk.snapshots import SnapshotStore, snapshot_name
+from lockd.locks.commands import CreateCluster
+from lockd.locks.machine import LockMachine
 from lockd.server.forking import ForkingSnapshots
 from tests.disk.samples import header
+from tests.locks.cluster_state import ClusterState
 
 HEADER = header(7, 2)
 NAME = snapshot_name(HEADER.meta.index, HEADER.meta.term)
@@ -27,6 +32,7 @@ class Node:
         self.files = OsFiles(directory)
         self.snapshots = ForkingSnapshots(SnapshotStore(self.files))
         self.told: list[StoredSnapshot | None] = []
+        self.loaded: list[tuple[StoredSnapshot, LockMachine]] = []
         self._heard = asyncio.Event()
         self._open_before = descriptors()
 
@@ -41,6 +47,13 @@ class Node:
     def _on_taken(self, stored: StoredSnapshot | None) -> None:
         self.told.append(stored)
         self._heard.set()
+
+    def on_finished(self, stored: StoredSnapshot | None) -> None:
+        """As a node that installs what arrives."""
+        if stored is not None:
+            meta = stored.header.meta
+            self.loaded.append(self.snapshots.load(meta.index, meta.term))
+        self._on_taken(stored)
 
     def assert_nothing_left(self, *names: str) -> None:
         """No other file, no descriptor, no child, not even its status."""
@@ -87,7 +100,7 @@ def test_a_snapshot_is_written_by_a_child_of_which_nothing_is_left(tmp_path: Pat
         stored = await node.hears()
         assert stored is not None
         assert stored.header == HEADER
-        assert node.snapshots.load(HEADER.meta.index, HEADER.meta.term) == (stored, b"the state")
+        assert SnapshotStore(node.files).load(HEADER.meta.index, HEADER.meta.term) == (stored, b"the state")
         node.assert_nothing_left(NAME)
 
     on_a_loop(tmp_path, story)
@@ -189,6 +202,80 @@ def test_a_writer_that_has_just_ended_is_no_trouble_at_a_stop(tmp_path: Path) ->
         await node.snapshots.stop()
         assert node.told != [None]
         node.assert_nothing_left(NAME)
+
+    on_a_loop(tmp_path, story)
+
+
+def arrive(node: Node, state: bytes) -> None:
+    """A snapshot with this state has been received to its last byte."""
+    partial = node.snapshots.begin()
+    for piece in encode_snapshot(HEADER, (state,)):
+        partial.append(piece)
+    node.snapshots.finish(partial, node.on_finished)
+
+
+def state_of_cluster() -> bytes:
+    cluster = ClusterState()
+    cluster.send(CreateCluster(HEADER.cluster, HEADER.incarnation), user="")
+    return b"".join(cluster.machine.snapshot())
+
+
+def test_c9_a_state_that_has_arrived_is_decoded_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state of many locks takes seconds: a node that is silent for so long is elected away."""
+    decoded_in: list[threading.Thread] = []
+    decode = LockMachine.from_snapshot
+
+    def watched(data: bytes) -> LockMachine:
+        decoded_in.append(threading.current_thread())
+        return decode(data)
+
+    async def story(node: Node) -> None:
+        monkeypatch.setattr(LockMachine, "from_snapshot", watched)
+        arrive(node, state_of_cluster())
+        stored = await node.hears()
+        assert stored is not None
+        assert [(loaded, machine.cluster) for loaded, machine in node.loaded] == [(stored, HEADER.cluster)]
+        assert threading.main_thread() not in decoded_in
+        assert gc.isenabled()
+        node.assert_nothing_left(NAME)
+
+    on_a_loop(tmp_path, story)
+    assert len(decoded_in) == 1
+
+
+def test_c9_a_state_that_arrives_whole_and_cannot_be_read_ends_the_node(tmp_path: Path) -> None:
+    """Sent again it would be the same: the node must not ask for it for ever, and not in silence."""
+    reports: list[dict[str, object]] = []
+
+    async def story(node: Node) -> None:
+        failed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_error(_: asyncio.AbstractEventLoop, report: dict[str, object]) -> None:
+            reports.append(report)
+            failed.set()
+
+        loop.set_exception_handler(on_error)
+        arrive(node, b"the state of a later release")
+        await asyncio.wait_for(failed.wait(), 30)
+        assert node.told == []
+        assert gc.isenabled()
+
+    on_a_loop(tmp_path, story)
+    (report,) = reports
+    assert str(report["exception"]) == "the snapshot of entry 7 of term 2: these bytes are no lock state"
+
+
+def test_c9_what_arrives_damaged_is_thrown_away_and_costs_no_more(tmp_path: Path) -> None:
+    async def story(node: Node) -> None:
+        partial = node.snapshots.begin()
+        partial.append(b"".join(encode_snapshot(HEADER, (state_of_cluster(),)))[:-1])
+        node.snapshots.finish(partial, node.on_finished)
+        assert await node.hears() is None
+        assert node.loaded == []
+        node.assert_nothing_left()
 
     on_a_loop(tmp_path, story)
 

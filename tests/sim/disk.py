@@ -167,11 +167,10 @@ class Snapshots(DirectSnapshots):
         self._invariants.on_state(self._host.node_id, header.meta.index, self._host.up.machine)
         super().take(header, body, on_taken)
 
-    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, bytes]:
-        stored, body = super().load(index, term)
-        machine = LockMachine.from_snapshot(body)
+    def load(self, index: LogIndex, term: Term) -> tuple[StoredSnapshot, LockMachine]:
+        stored, machine = super().load(index, term)
         self._invariants.on_snapshot(self._host.node_id, stored.header.meta, machine)
-        return stored, body
+        return stored, machine
 
     def _later(self, step: Callable[[], None]) -> None:
         """A process that is not there any more, or is in another life, finishes nothing."""
