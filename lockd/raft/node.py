@@ -213,12 +213,16 @@ class RaftNode:
         replication.transfer_leadership(self._state, to)
 
     def forget_leader(self) -> None:
-        """As a follower, follow nobody: candidates are listened to at once, as if the leader were silent."""
+        """As a follower, follow nobody: candidates are listened to at once, as if the leader were silent.
+
+        For an owner who knows better than the clock that the leader is gone; lockd's driver does not. It
+        can be called at any time, and the tests of etcd's scripts and of chaos do.
+        """
         if self._state.role is Role.FOLLOWER:
             self._state.leader_id = NO_NODE
 
     def report_unreachable(self, peer: NodeId) -> None:
-        """Messages to the peer were lost. The core would find out by itself, later."""
+        """An append to the peer was certainly lost: probe it, and fill no window with what can't arrive."""
         replication.report_unreachable(self._state, peer)
 
     def report_snapshot_failed(self, peer: NodeId) -> None:

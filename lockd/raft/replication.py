@@ -61,8 +61,6 @@ def propose_change(state: RaftState, change: ConfigurationChange) -> tuple[Term,
         raise ChangeRefused("this leader has not committed an entry of its own yet")
     if state.pending_change_index > state.last_applied:
         raise ChangeRefused(f"another change is under way, in entry {state.pending_change_index}")
-    if state.configuration.is_joint and not change.leaves_joint:
-        raise ChangeRefused("the configuration is joint: another change has to wait until it is left")
     try:
         apply_change(state.configuration, change)
     except MembershipError as error:

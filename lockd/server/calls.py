@@ -2,7 +2,7 @@
 
 A call is held here until a leader is known, then handed to the log, directly or through the
 leader. Its outcome comes back with the applied entry. When none comes, the caller is told what
-is certain: UNAVAILABLE while nothing can have been appended, UNKNOWN after.
+is certain: UNAVAILABLE when nothing has come of it and nothing will, UNKNOWN otherwise.
 """
 
 import itertools
@@ -14,6 +14,9 @@ from lockd.locks.commands import Command, Outcome, Queued, Refused
 
 Callback = Callable[[Outcome], None]
 NOT_SENT = Term(0)
+CALLS_MAX = 100_000
+"""Commands, reads and renewals that a node works at, and besides these waits in queues: each of its
+connections may have a thousand (SAFETY C10)."""
 
 
 @dataclass(slots=True)
@@ -35,6 +38,8 @@ class Call:
 class Calls:
     """All open calls, by operation number."""
 
+    refused: int = 0
+    """Calls of clients that there was no room for."""
     _open: dict[int, Call] = field(default_factory=dict)
     _due: dict[int, Call] = field(default_factory=dict)
     """Those with a deadline, the earliest first: all are given the same time. Waits have none."""
@@ -45,6 +50,21 @@ class Calls:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def objection(self, *, reads: int, waits: bool = False) -> Refused | None:
+        """Why no call of a client is taken on while there are so many, and so many reads and renewals.
+
+        `waits` tells of a call that may stand in a queue for long: these have a limit of their own, so that
+        who fills it is in the way of nothing else (P6).
+        """
+        if waits and len(self._open) - len(self._due) >= CALLS_MAX:
+            what = f"{CALLS_MAX:,} waits"
+        elif len(self._due) + reads >= CALLS_MAX:
+            what = f"{CALLS_MAX:,} commands"
+        else:
+            return None
+        self.refused += 1
+        return Refused("UNAVAILABLE", f"this node has {what} open, which is its limit")
 
     def __contains__(self, operation: int) -> bool:
         return operation in self._open

@@ -37,7 +37,7 @@ from lockd.locks.machine import LockMachine
 from lockd.raft.codec import encode_message
 from lockd.raft.entries import Configuration, EntryKind, EntryRun, SnapshotMeta
 from lockd.raft.membership import decode_change
-from lockd.raft.messages import InstallSnapshot, Message
+from lockd.raft.messages import AppendEntries, InstallSnapshot, Message
 from lockd.raft.node import RaftNode, Ready, Role
 from lockd.server import frames
 from lockd.server.applying import Applying
@@ -231,6 +231,10 @@ class Driver:
             self._proposals.owe(replace(asked, connection=0))
         elif self.disk_is_full:
             on_outcome(Refused("UNAVAILABLE", "the disk of this node is full"))
+        elif refusal := self._proposals.calls.objection(
+            reads=len(self._reads), waits=isinstance(operation, Acquire) and operation.wait_ms != 0
+        ):
+            on_outcome(refusal)
         else:
             self._proposals.ask(asked, on_outcome)
 
@@ -287,8 +291,13 @@ class Driver:
 
     @property
     def open_calls(self) -> int:
-        """Commands of this node and its clients that have no outcome yet."""
-        return len(self._proposals.calls)
+        """Commands, reads and renewals of this node and its clients without an outcome, waits included."""
+        return len(self._proposals.calls) + len(self._reads)
+
+    @property
+    def calls_refused(self) -> int:
+        """How many of clients were refused because too many were open."""
+        return self._proposals.calls.refused
 
     def status(self) -> ClusterStatus:
         """This node's own view, at once and without asking anyone."""
@@ -411,11 +420,9 @@ class Driver:
             elif isinstance(message, InstallSnapshot):
                 self.sending.begin(message)
             else:
-                self._send(message.receiver, frames.Raft(encode_message(message)))
-
-    def _send(self, node: NodeId, frame: frames.Frame) -> None:
-        """Send what the receiver can do without: Raft and the callers' deadlines cover a loss."""
-        self._ports.network.send(node, frame)
+                is_sent = self._ports.network.send(message.receiver, frames.Raft(encode_message(message)))
+                if not is_sent and isinstance(message, AppendEntries):
+                    self.raft.report_unreachable(message.receiver)
 
     def _apply(self, run: EntryRun) -> None:
         for offset, (term, kind, payload) in enumerate(zip(run.terms, run.kinds, run.payloads, strict=True)):
@@ -468,6 +475,10 @@ class Driver:
         self._reads.on_applied(meta.index)
 
     def _ask(self, user: str, session: SessionId | None, done: Callable[[Outcome | None], None]) -> None:
+        refusal = self._proposals.calls.objection(reads=len(self._reads))
+        if refusal is not None:
+            done(refusal)
+            return
         deadline = self._ports.clock_ms() + self.settings.answer_ms_max
         self._reads.ask(deadline_ms=deadline, user=user, session=session, done=done)
         self._ports.wake()

@@ -52,7 +52,7 @@ class NodeMetrics(Collector):
             ("lockd_revision", "The counter of lock events.", status.revision),
             (
                 "lockd_calls_open",
-                "Commands of this node's clients without an outcome.",
+                "Commands, reads and renewals of this node's clients without an outcome, waits included.",
                 driver.open_calls,
             ),
         )
@@ -61,6 +61,11 @@ class NodeMetrics(Collector):
         counters: tuple[tuple[str, str, int], ...] = (
             ("lockd_raft_leader_changes", "Leaders that this node has seen.", driver.leader_changes),
             ("lockd_grants", "Grants that this node has applied since its start.", driver.grants),
+            (
+                "lockd_calls_refused",
+                "Commands of clients that were refused because too many were open.",
+                driver.calls_refused,
+            ),
             ("lockd_disk_writes", "Writes handed to this node's log.", driver.disk_writes),
             (
                 "lockd_snapshots_taken",

@@ -57,6 +57,9 @@ class Reads:
 
     # Questions of this node's clients.
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def ask(
         self,
         *,

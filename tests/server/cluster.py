@@ -135,6 +135,8 @@ class Member:
         return ticket is not None
 
     def send(self, node: NodeId, frame: frames.Frame) -> bool:
+        if (self.node, node) in self._cluster.unconnected:
+            return False
         return self._cluster.send(self.node, node, frame)
 
     def is_connected(self, node: NodeId) -> bool:
@@ -184,6 +186,8 @@ class Cluster:
         self.snapshot_log_bytes = snapshot_log_bytes
         self.nodes = tuple(NodeId(number) for number in range(1, size + 1))
         self.cut: set[tuple[int, int]] = set()
+        self.unconnected: set[tuple[int, int]] = set()
+        """Who has no connection to whom: unlike over one that is cut, nothing is taken for sending."""
         self.holds_back: Callable[[NodeId, NodeId, frames.Frame], bool] = lambda *_: False
         """Which frames stay on the wire: `settle` delivers them once this says no."""
         self.sent: list[tuple[NodeId, NodeId, frames.Frame]] = []
