@@ -7,9 +7,11 @@ and to clients. `node.ask` and `node.http` go to the node itself, past the netwo
 import contextlib
 import itertools
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from tests.nemesis import clocks
 from tests.nemesis.disks import SmallDisk
@@ -31,6 +33,13 @@ OBSERVE_S = 1.0
 """How long a node may take to answer when it is only looked at: a frozen one never does."""
 
 
+class Doors(NamedTuple):
+    """The ports at which a node is reached: its own are known to its proxies alone."""
+
+    client: int
+    peer: int
+
+
 class NemesisNode(LockdProcess):
     """One node behind its doors, with a clock and a disk that may be its own."""
 
@@ -39,21 +48,18 @@ class NemesisNode(LockdProcess):
         directory: Path,
         *,
         node_id: int,
-        doors: Mapping[int, tuple[int, int]],
+        doors: Doors,
         flags: Sequence[str],
         disk: SmallDisk | None = None,
     ) -> None:
-        """`doors`: the ports that each node advertises, to clients and to peers."""
-        client, peer = doors[node_id]
-        members = ",".join(f"{node}=127.0.0.1:{port}" for node, (_, port) in doors.items())
+        """`doors`: the ports that it advertises."""
         super().__init__(
             directory,
             node_id=node_id,
             ports=NodePorts.draw(),
             flags=[
-                f"--advertise-client=127.0.0.1:{client}",
-                f"--advertise-peer=127.0.0.1:{peer}",
-                f"--initial-cluster={members}",
+                f"--advertise-client=127.0.0.1:{doors.client}",
+                f"--advertise-peer=127.0.0.1:{doors.peer}",
                 *flags,
             ],
         )
@@ -62,12 +68,17 @@ class NemesisNode(LockdProcess):
         self.disk = disk
         if disk is not None:
             self.data_dir = disk.path / "data"
-        self._door = client
+        self.doors = doors
 
     @property
     def endpoint(self) -> str:
         """For clients: its door."""
-        return f"127.0.0.1:{self._door}"
+        return f"127.0.0.1:{self.doors.client}"
+
+    @property
+    def peer_address(self) -> str:
+        """For peers: its other door."""
+        return f"127.0.0.1:{self.doors.peer}"
 
     @property
     def command(self) -> list[str]:
@@ -101,8 +112,38 @@ class NemesisNode(LockdProcess):
         return reply if isinstance(reply, dict) else None
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """A node that is lost, and the one that takes its place."""
+
+    lost: int
+    new: NemesisNode
+
+    def __str__(self) -> str:
+        return f"node {self.lost} is lost, node {self.new.node_id} takes its place"
+
+    def go_on(self, leader: NemesisNode, nodes: dict[int, NemesisNode]) -> bool:
+        """One step, of which the leader may refuse any: it is asked again. Returns whether all is done.
+
+        It is told by the leader's own view, which may be old: a step that is done already changes nothing.
+        """
+        seen = leader.glimpse()
+        if seen is None:
+            return False
+        assert isinstance(seen["members"], list), seen
+        voters = {member["node"]: bool(member["voter"]) for member in seen["members"]}
+        with contextlib.suppress(OSError):
+            if self.lost in voters:
+                leader.ask("CLUSTER.REMOVE", self.lost, timeout=OBSERVE_S)
+            elif self.new.node_id not in voters:
+                leader.ask("CLUSTER.ADD", self.new.node_id, self.new.peer_address, timeout=OBSERVE_S)
+            elif self.new.node_id not in nodes:
+                nodes[self.new.node_id] = self.new.start()
+        return voters.get(self.new.node_id, False)
+
+
 class NemesisCluster(ClusterProcesses):
-    """Nodes 1 to `size`, and the network between them and everybody."""
+    """Nodes 1 to `size`, those that replaced some of them, and the network between them and everybody."""
 
     nodes: dict[int, NemesisNode]  # type: ignore[assignment] # the same nodes, with more to ask of them
 
@@ -116,17 +157,27 @@ class NemesisCluster(ClusterProcesses):
         disks: Mapping[int, SmallDisk],
     ) -> None:
         self.network = network
-        doors = {node: (free_port(), free_port()) for node in range(1, size + 1)}
+        self._directory = directory
+        self._flags = flags
+        doors = {node: Doors(free_port(), free_port()) for node in range(1, size + 1)}
+        members = ",".join(f"{node}=127.0.0.1:{its.peer}" for node, its in doors.items())
         self.nodes = {
             node: NemesisNode(
-                directory / f"node{node}", node_id=node, doors=doors, flags=flags, disk=disks.get(node)
+                directory / f"node{node}",
+                node_id=node,
+                doors=doors[node],
+                flags=[f"--initial-cluster={members}", *flags],
+                disk=disks.get(node),
             )
             for node in doors
         }
-        for node, (client, peer) in doors.items():
-            ports = self.nodes[node].ports
-            network.open_door(port=peer, to=(node, ports.peer), who=node_speaks)
-            network.open_door(port=client, to=(node, ports.client), who=client_speaks)
+        for node in self:
+            network.open_door(port=node.doors.peer, to=(node.node_id, node.ports.peer), who=node_speaks)
+            network.open_door(port=node.doors.client, to=(node.node_id, node.ports.client), who=client_speaks)
+        self._ids = itertools.count(size + 1)
+        self.replacement: Replacement | None = None
+        """The one that is not finished."""
+        self.replaced = 0
 
     def __iter__(self) -> Iterator[NemesisNode]:
         return iter(self.nodes.values())
@@ -149,8 +200,44 @@ class NemesisCluster(ClusterProcesses):
 
         return eventually(found, f"one of nodes {nodes} leads", patience=patience)
 
+    def begin_to_replace(self, lost: NemesisNode) -> None:
+        """Lose a node's disk for good. One with another id takes its place, behind its doors (SAFETY C8)."""
+        assert self.replacement is None, "one at a time: two lost disks of three are a majority (P3)"
+        lost.check_not_failed()
+        lost.kill()
+        del self.nodes[lost.node_id]
+        number = next(self._ids)
+        helper = next(node for node in self if node is not lost)
+        new = NemesisNode(
+            self._directory / f"node{number}",
+            node_id=number,
+            doors=lost.doors,
+            flags=[f"--join={helper.peer_address}", *self._flags],
+        )
+        self.network.lead_door(port=new.doors.peer, to=(number, new.ports.peer))
+        self.network.lead_door(port=new.doors.client, to=(number, new.ports.client))
+        self.replacement = Replacement(lost.node_id, new)
+
+    def go_on_replacing(self, *, at_most_s: float) -> bool:
+        """Have the leader do the next steps, if somebody is being replaced. Returns whether that is done."""
+        until = time.monotonic() + at_most_s
+        eventually(lambda: self._is_replaced() or time.monotonic() >= until, "time passes")
+        return self.replacement is None
+
+    def _is_replaced(self) -> bool:
+        """Take one step, if there is one to take and a leader to ask."""
+        if self.replacement is None:
+            return True
+        leader = self.leader_now()
+        if leader is None or not self.replacement.go_on(leader, self.nodes):
+            return False
+        self.replacement = None
+        self.replaced += 1
+        return True
+
     def recover(self, *, patience: float = PATIENCE_S) -> None:
-        """End every fault: heal, thaw, make room, start what is dead; then wait for a leader of all."""
+        """End every fault: heal, thaw, make room, start what is dead, replace what is lost; then wait for a
+        leader of all."""
         self.network.heal()
         for node in self:
             if node.disk is not None:
@@ -158,6 +245,9 @@ class NemesisCluster(ClusterProcesses):
             if node.is_running:
                 node.thaw()
         self.start()
+        assert self.go_on_replacing(at_most_s=patience), (
+            f"not replaced within {patience} s: {self.replacement}"
+        )
         self.await_ready(patience=patience)
         self.leader(patience=patience)
 

@@ -19,6 +19,7 @@ from tests.nemesis.network import ANYONE, CLIENTS, NODES, Disturbance, Effect, G
 Fault = Callable[[NemesisCluster, random.Random], AbstractContextManager[str]]
 
 STORM_ROUNDS = 4
+REPLACING_S_MAX = 5.0
 SLOW_S_MIN, SLOW_S_MAX = 0.02, 0.2
 
 
@@ -99,6 +100,21 @@ def hand_over(cluster: NemesisCluster, draw: random.Random) -> Iterator[str]:
     with contextlib.suppress(OSError):
         leader.ask("CLUSTER.TRANSFER", heir.node_id, timeout=OBSERVE_S)
     yield f"{_name(leader)} hands over to node {heir.node_id}"
+
+
+@contextlib.contextmanager
+def replace_node(cluster: NemesisCluster, draw: random.Random) -> Iterator[str]:
+    """A node's disk is lost, and another takes its place while whatever else happens goes on.
+
+    A replacement that has not come to its end in time goes on with the next one of these, and at the
+    end with `NemesisCluster.recover`: nobody else's disk is lost before.
+    """
+    running = [node for node in cluster if node.is_running]
+    if cluster.replacement is None and len(running) > 1:
+        cluster.begin_to_replace(draw.choice(running))
+    replacement = cluster.replacement
+    yield f"{replacement}" if replacement else "nobody can be replaced"
+    cluster.go_on_replacing(at_most_s=REPLACING_S_MAX)
 
 
 # The network.
@@ -196,6 +212,7 @@ FAULTS: Mapping[str, Fault] = {
     "follower paused": pause_follower,
     "restart storm": restart_storm,
     "clock jump": clock_jump,
+    "node replaced": replace_node,
     "leader cut off": cut_off_leader,
     "follower cut off": cut_off_follower,
     "no quorum": no_quorum,

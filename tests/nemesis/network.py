@@ -77,6 +77,8 @@ class Network:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="nemesis-network", daemon=True)
         self._servers: list[asyncio.Server] = []
+        self._behind: dict[int, tuple[Party, int]] = {}
+        """Who is behind each door, and where he listens."""
         self._links: dict[Link, None] = {}
         self._disturbances: dict[Disturbance, None] = {}
 
@@ -92,14 +94,19 @@ class Network:
 
     def open_door(self, *, port: int, to: tuple[Party, int], who: WhoSpeaks) -> None:
         """Listen on `port` of 127.0.0.1 and pass on to the port where that party listens."""
-        target, upstream_port = to
+        self.lead_door(port=port, to=to)
 
         def accept() -> asyncio.Protocol:
+            target, upstream_port = self._behind[port]
             link = Link(self, target=target, upstream_port=upstream_port, who=who)
             self._links[link] = None
             return link.dialler
 
         self._servers.append(self._do(self._listen(accept, port)))
+
+    def lead_door(self, *, port: int, to: tuple[Party, int]) -> None:
+        """From now on another is behind that door; connections that are there stay with the one before."""
+        self._behind[port] = to
 
     def begin(self, disturbance: Disturbance) -> None:
         self._ordered(lambda: self._change(lambda: self._disturbances.setdefault(disturbance)))

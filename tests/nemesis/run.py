@@ -50,6 +50,8 @@ class Report:
     log_index: int = 0
     snapshots: int = 0
     """That nodes have put on their disks, taken or received."""
+    replaced: int = 0
+    """Nodes whose disk was lost, with another in their place."""
 
     @property
     def leader_changes(self) -> int:
@@ -60,6 +62,7 @@ class Report:
             f"seed {self.seed}: {self.seconds:.0f} s, {self.faults.total()} faults of {len(self.faults)} "
             f"kinds, {self.leader_changes} leader changes seen in {self.terms} terms, {self.grants} grants, "
             f"{self.operations} operations checked, {self.snapshots} snapshots, "
+            f"{self.replaced} nodes replaced, "
             f"a log of {self.log_index} entries on every node"
         )
 
@@ -91,6 +94,7 @@ def run(
                 cluster.recover()
                 _await_all_served(lockers)
             _check_equal(cluster, report)
+            report.replaced = cluster.replaced
             cluster.check_not_failed()
         check(history)
     except BaseException as error:

@@ -185,6 +185,28 @@ def test_t1_clocks_that_jump_by_months_neither_end_leases_nor_freeze_them(tmp_pa
         assert lease.release()
 
 
+# Members.
+
+
+def test_c7_c8_two_nodes_are_replaced_one_after_the_other_while_leaders_die(tmp_path: Path) -> None:
+    """Each by a node with another id and an empty disk, behind the same doors; nobody's lock is lost."""
+    history = History()
+    draw = random.Random(0)
+    with nemesis_cluster(tmp_path, flags=HASTY) as cluster:
+        with running_lockers(cluster.endpoints, history, count=3, seed=0):
+            for _ in range(2):
+                with FAULTS["node replaced"](cluster, draw), FAULTS["leader killed"](cluster, draw):
+                    history.await_grants(20, at_most_s=1.0)
+                cluster.recover()
+                assert history.await_grants(10, at_most_s=30)
+        cluster.await_caught_up()
+        members = cluster.leader().status()["members"]
+        assert {member["node"] for member in members if member["voter"]} == set(cluster.nodes)
+        assert (cluster.replaced, max(cluster.nodes)) == (2, 5)
+        cluster.check_not_failed()
+    check(history)
+
+
 # A full disk.
 
 
