@@ -291,8 +291,13 @@ class Driver:
 
     @property
     def open_calls(self) -> int:
-        """Commands, reads and renewals of this node and its clients without an outcome, waits included."""
-        return len(self._proposals.calls) + len(self._reads)
+        """Commands of this node and its clients that have no outcome yet, waits included."""
+        return len(self._proposals.calls)
+
+    @property
+    def open_reads(self) -> int:
+        """Reads and renewals of its clients that have no answer yet."""
+        return len(self._reads)
 
     @property
     def calls_refused(self) -> int:

@@ -52,9 +52,10 @@ class NodeMetrics(Collector):
             ("lockd_revision", "The counter of lock events.", status.revision),
             (
                 "lockd_calls_open",
-                "Commands, reads and renewals of this node's clients without an outcome, waits included.",
+                "Commands of this node's clients without an outcome, waits included.",
                 driver.open_calls,
             ),
+            ("lockd_reads_open", "Reads and renewals of its clients without an answer.", driver.open_reads),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(name, text, value=value)
