@@ -32,6 +32,8 @@ class Leadership:
     """The most that one turn adds to the clock: an election timeout (T1)."""
     clock_ms: int
     """What the next batch is stamped with."""
+    begun_ms: int
+    """What `clock_ms` was at the beginning."""
     _seen_ms: int
     _stamped_ms: int = -1
     _expiry_credit_ms: int = 1000
@@ -42,7 +44,7 @@ class Leadership:
     def begin(cls, *, term: Term, machine: LockMachine, now_ms: int, turn_ms_max: int) -> "Leadership":
         base = machine.clock_ms
         book = LeaseBook(base, machine.lease_sessions())
-        return cls(term, machine, book, turn_ms_max, clock_ms=base, _seen_ms=now_ms)
+        return cls(term, machine, book, turn_ms_max, clock_ms=base, begun_ms=base, _seen_ms=now_ms)
 
     def advance(self, now_ms: int) -> None:
         """Count the time since the last turn, by this machine's monotonic clock."""
@@ -84,6 +86,10 @@ class Leadership:
 
     def heard(self, node: NodeId) -> None:
         self._heard_ms[node] = self.clock_ms
+
+    def has_listened(self, for_ms: int) -> bool:
+        """Whether it lasts so long that who was not heard of for as long is silent indeed."""
+        return self.clock_ms - self.begun_ms >= for_ms
 
     def hears(self, node: NodeId, within_ms: int) -> bool:
         """Whether the node was heard of within so many ms of this leadership."""

@@ -203,7 +203,10 @@ class Membership:
             if node not in configuration.learners:
                 return Refused("ERR", f"node {node} is {'a voter already' if is_member else 'no member'}")
             if not force and not self._has_caught_up(node):
-                return Refused("UNAVAILABLE", f"node {node} has not caught up with the log yet")
+                text = f"node {node} has not caught up with the log yet"
+                if not self._hears(node):
+                    return self._silence(f"{text}, and does not answer: start it, or say FORCE")
+                return Refused("UNAVAILABLE", text)
             voters.add(node)
         else:
             if not is_member:
@@ -219,11 +222,16 @@ class Membership:
         if len(voters) - len(silent) >= needed:
             return None
         names = ", ".join(map(str, silent))
-        return Refused(
-            "UNAVAILABLE",
+        return self._silence(
             f"of the {len(voters)} voters after this change {needed} must answer, and nodes {names} do not: "
             "bring them back first, or say FORCE",
         )
+
+    def _silence(self, text: str) -> Refused:
+        """Refuse because a node is silent; a leader that is new may yet hear of it: ask again."""
+        leadership = self._leadership()
+        is_certain = leadership is not None and leadership.has_listened(self._election_timeout_ms)
+        return Refused("ERR" if is_certain else "UNAVAILABLE", text)
 
     def _address_in_use(self, address: str) -> Refused | None:
         machine = self._machine()
@@ -286,7 +294,7 @@ class Membership:
             self._handover.asked.append((target, answer))
         elif not others or target not in {NO_NODE, *others}:
             silent = f"node {target} does not answer" if target != NO_NODE else "no other voter answers"
-            answer(Refused("UNAVAILABLE", f"{silent}: leadership stays here"))
+            answer(self._silence(f"{silent}: leadership stays here"))
         elif self._handover is not None:
             answer(Refused("UNAVAILABLE", f"leadership is being handed to node {self._handover.to} already"))
         else:

@@ -96,7 +96,7 @@ def test_c7_a_change_whose_new_quorum_does_not_answer_is_refused_unless_forced()
     cluster.isolate(3)
     cluster.pass_ms(2 * ELECTION_TIMEOUT_MS, only=(1, 2))
     told = refusal(change(cluster, 1, RemoveMember(2)))
-    assert told.startswith("UNAVAILABLE of the 2 voters after this change 2 must answer, and nodes 3 do not")
+    assert told.startswith("ERR of the 2 voters after this change 2 must answer, and nodes 3 do not")
     assert cluster[1].driver.raft.configuration.voters == cluster.nodes
     assert change(cluster, 1, RemoveMember(2), force=True) == [Changed(1)]
     assert cluster[1].driver.raft.configuration.voters == (1, 3)
@@ -156,6 +156,17 @@ def test_c7_a_leader_that_is_removed_by_force_with_nobody_to_take_over_steps_dow
     assert outcomes
 
 
+def test_c7_a_leader_that_is_too_new_to_know_who_is_silent_asks_for_patience() -> None:
+    """ERR is for good: whoever gets it does not ask again."""
+    cluster = Cluster()
+    cluster.isolate(3)
+    cluster.elect(1)
+    assert refusal(transfer(cluster, 1, 3)).startswith("UNAVAILABLE node 3 does not answer")
+    assert refusal(change(cluster, 1, RemoveMember(2))).startswith("UNAVAILABLE of the 2 voters")
+    cluster.pass_ms(ELECTION_TIMEOUT_MS, only=(1, 2))
+    assert refusal(transfer(cluster, 1, 3)).startswith("ERR node 3 does not answer")
+
+
 def test_leadership_is_handed_to_the_node_that_was_named() -> None:
     cluster = elected()
     assert transfer(cluster, 2, 3) == [Changed(1)]
@@ -187,7 +198,7 @@ def test_leadership_is_not_handed_to_who_is_silent_or_has_no_vote() -> None:
     cluster = elected()
     cluster.isolate(3)
     cluster.pass_ms(2 * ELECTION_TIMEOUT_MS, only=(1, 2))
-    assert refusal(transfer(cluster, 1, 3)) == "UNAVAILABLE node 3 does not answer: leadership stays here"
+    assert refusal(transfer(cluster, 1, 3)) == "ERR node 3 does not answer: leadership stays here"
     assert "no voter" in refusal(transfer(cluster, 1, 7))
 
 

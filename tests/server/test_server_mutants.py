@@ -9,7 +9,7 @@ from lockd.raft.codec import decode_message, encode_message
 from lockd.raft.entries import Configuration, SnapshotMeta
 from lockd.raft.messages import InstallSnapshot
 from lockd.server import frames
-from tests.server.cluster import Cluster
+from tests.server.cluster import ELECTION_TIMEOUT_MS, Cluster
 from tests.server.test_server_checkpoints import behind, busy, elected, state_of
 from tests.server.test_server_membership import change, refusal
 
@@ -20,7 +20,11 @@ def test_c7_a_learner_that_lags_behind_is_promoted_by_force_alone() -> None:
     assert change(cluster, 1, AddMember(4, "node4:7421", wants_vote=False)) == [Changed(1)]
     cluster.isolate(4)
     busy(cluster, 80)
-    assert "has not caught up" in refusal(change(cluster, 1, PromoteMember(4)))
+    lags = "node 4 has not caught up with the log yet"
+    assert refusal(change(cluster, 1, PromoteMember(4))) == f"UNAVAILABLE {lags}"
+    cluster.pass_ms(ELECTION_TIMEOUT_MS, only=(1, 2, 3))
+    told = refusal(change(cluster, 1, PromoteMember(4)))
+    assert told == f"ERR {lags}, and does not answer: start it, or say FORCE"
     assert cluster[1].driver.raft.configuration.learners == (4,)
     assert change(cluster, 1, PromoteMember(4), force=True) == [Changed(1)]
 
