@@ -3,13 +3,14 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 from lockd.errors import CorruptData
 
 _WHAT_TO_DO = (
-    "This node has promised more than is left here, so it does not start. Leave the directory as it is. "
-    "In a cluster, remove this node's id and join a new node under a new id with an empty directory; "
-    "a cluster of one is restored from a backup."
+    "Its node has promised more than is left here, so it must not start from this. Leave the directory as "
+    "it is. If the other nodes have a leader, remove this node's id and join a new node under a new id with "
+    "an empty directory; if there is none, or this is a cluster of one, restore the newest backup."
 )
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -42,6 +43,13 @@ class DataDirError(Exception):
     """
 
 
+def unreachable(directory: str, error: OSError) -> DataDirError:
+    """The operating system refused: what, and for which file of the directory if that is known."""
+    is_known = isinstance(error.filename, str)
+    what = PurePath(directory, error.filename) if is_known else f"data directory {directory}"
+    return DataDirError(f"{what}: {error.strerror or error}")
+
+
 class DiskFullError(OSError):
     """There was no room, and no sync was asked for: the same write can be tried again (SAFETY D4)."""
 
@@ -60,5 +68,5 @@ def room_needed() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise DiskFullError(error.errno, error.strerror) from error
+            raise DiskFullError(error.errno, error.strerror, error.filename) from error
         raise

@@ -10,6 +10,8 @@ import errno
 import fcntl
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -44,10 +46,13 @@ class Files(Protocol):
         """All names, sorted."""
 
     def create(self, name: str) -> BlockFile:
-        """A new empty file; one that had this name is gone."""
+        """A new empty file. One that had this name is gone, and stays what it was where it is open."""
 
     def open(self, name: str) -> BlockFile:
         """An open file stays readable after its name is removed."""
+
+    def open_to_read(self, name: str) -> BlockFile:
+        """As `open`, also where nothing can be written; `write_at` and `sync` are not for it."""
 
     def read(self, name: str) -> bytes: ...
 
@@ -64,30 +69,43 @@ class Files(Protocol):
 
 
 class OsFile:
-    """A file of the operating system."""
+    """A file of the operating system. Its errors name it."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
+        self._path = path
 
     def write_at(self, offset: int, content: bytes) -> None:
-        written = os.pwrite(self._descriptor, content, offset)
-        while written < len(content):
-            written += os.pwrite(self._descriptor, memoryview(content)[written:], offset + written)
+        with self._named():
+            written = os.pwrite(self._descriptor, content, offset)
+            while written < len(content):
+                written += os.pwrite(self._descriptor, memoryview(content)[written:], offset + written)
 
     def read_at(self, offset: int, count: int) -> bytes:
-        content = os.pread(self._descriptor, count, offset)
-        while more := os.pread(self._descriptor, count - len(content), offset + len(content)):
-            content += more
+        with self._named():
+            content = os.pread(self._descriptor, count, offset)
+            while more := os.pread(self._descriptor, count - len(content), offset + len(content)):
+                content += more
         return content
 
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
     def sync(self) -> None:
-        _flush(self._descriptor)
+        with self._named():
+            _flush(self._descriptor)
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Calls by descriptor don't say which file it was: whoever reads the log has to know."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
 
 class OsFiles:
@@ -125,10 +143,16 @@ class OsFiles:
         return sorted(entry.name for entry in self._directory.iterdir())
 
     def create(self, name: str) -> OsFile:
-        return self._open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        # Not O_TRUNC: an open file of that name would be cut short under whoever reads it.
+        with suppress(FileNotFoundError):
+            self.remove(name)
+        return self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def open(self, name: str) -> OsFile:
         return self._open(name, os.O_RDWR)
+
+    def open_to_read(self, name: str) -> OsFile:
+        return self._open(name, os.O_RDONLY)
 
     def read(self, name: str) -> bytes:
         return (self._directory / name).read_bytes()
@@ -146,7 +170,8 @@ class OsFiles:
         os.close(self._descriptor)
 
     def _open(self, name: str, flags: int) -> OsFile:
-        return OsFile(os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._descriptor))
+        descriptor = os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._descriptor)
+        return OsFile(descriptor, self._directory / name)
 
 
 def _make_directory(directory: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lockd.disk.errors import DamagedFile, DataDirError
+from lockd.disk.errors import DamagedFile, DataDirError, unreachable
 from lockd.disk.recovery import LogImage, LogReader, segment_name, segment_number
 from lockd.disk.snapshot_file import StoredSnapshot, check_snapshot
 from lockd.disk.snapshots import is_unfinished, snapshot_name, snapshot_of
@@ -84,7 +84,7 @@ def inspect_data_dir(path: Path) -> Inspection:
             found = _inspect(*_read_files(path))
         except OSError as error:
             if is_last or not isinstance(error, FileNotFoundError):
-                raise DataDirError(f"{path}: {error.strerror or error}") from error
+                raise unreachable(str(path), error) from error
         else:
             if is_last or not found.damages:
                 return found
@@ -171,7 +171,7 @@ def _read_snapshot(name: str, content: bytes, in_force: str, damages: list[Damag
         with _noting(damages):
             stored = check_snapshot(content, name=name)
     elif not is_unfinished(name):
-        with suppress(CorruptData):
+        with suppress(CorruptData, DataDirError):
             stored = check_snapshot(content, name=name)
     return SnapshotView(name, len(content), stored, name == in_force)
 

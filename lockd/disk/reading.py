@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lockd.disk.errors import DataDirError
+from lockd.disk.errors import DataDirError, unreachable
 from lockd.disk.files import OsFiles
 from lockd.disk.recovery import Recovered, read_log, segment_number
 from lockd.disk.segments import with_snapshot
@@ -25,6 +25,6 @@ def read_data_dir(path: Path) -> Recovered:
         image = read_log((files.path(name), files.read(name)) for name in segments)
         return with_snapshot(image, SnapshotStore(files), files)
     except OSError as error:
-        raise DataDirError(f"data directory {path}: {error.strerror or error}") from error
+        raise unreachable(str(path), error) from error
     finally:
         files.close()

@@ -23,7 +23,7 @@ import msgspec
 
 from lockd.disk.batch import DamageError
 from lockd.disk.errors import DataDirError, damaged, unusable
-from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId, Term
+from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId, Term, is_hex_id
 from lockd.raft.entries import Configuration, SnapshotMeta
 
 FORMAT_VERSION = 1
@@ -40,7 +40,9 @@ _ANOTHER_COPY = "A snapshot is used whole or not at all: use another copy, or an
 
 _Node = Annotated[NodeId, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Nodes = tuple[_Node, ...]
-_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_UnixSeconds = Annotated[int, msgspec.Meta(ge=0, le=2**37)]
+"""To the year 6325."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class _WireHeader(msgspec.Struct, array_like=True, frozen=True):
     cluster: str
     incarnation: str
     addresses: tuple[tuple[_Node, str], ...]
-    taken_unix_s: _Number
+    taken_unix_s: _UnixSeconds
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -160,7 +162,7 @@ class SnapshotFileReader:
         encoded = self._take(header_bytes)
         try:
             return _from_wire(_decoder.decode(encoded))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (ValueError, msgspec.DecodeError) as error:
             found = f"a header whose checksum holds makes no sense: {error}"
             raise DamageError(start, found) from error
 
@@ -234,6 +236,14 @@ def _to_wire(header: SnapshotHeader) -> _WireHeader:
 
 
 def _from_wire(wire: _WireHeader) -> SnapshotHeader:
+    """Raises ValueError where no node can have written it."""
+    if not (is_hex_id(wire.cluster, 32) and is_hex_id(wire.incarnation, 8)):
+        raise ValueError(
+            f"{wire.cluster[:40]!r} and {wire.incarnation[:40]!r} are no cluster and incarnation"
+        )
+    roles = (wire.voters, wire.voters_outgoing, wire.learners, wire.learners_next)
+    if not wire.voters or any(list(ids) != sorted({*ids}) for ids in roles):
+        raise ValueError("its configuration is not in order")
     configuration = Configuration(
         wire.voters, wire.voters_outgoing, wire.learners, wire.learners_next, wire.auto_leave
     )

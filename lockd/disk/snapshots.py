@@ -134,7 +134,7 @@ class SnapshotStore:
 
     def open(self, index: LogIndex, term: Term) -> SnapshotReader:
         """Raises FileNotFoundError when there is no such snapshot, or a newer one has replaced it."""
-        return SnapshotReader(self._files.open(snapshot_name(index, term)))
+        return SnapshotReader(self._files.open_to_read(snapshot_name(index, term)))
 
     def has(self, index: LogIndex, term: Term) -> bool:
         return snapshot_name(index, term) in self._files.names()
@@ -144,7 +144,7 @@ class SnapshotStore:
         name = snapshot_name(index, term)
         path = self._files.path(name)
         try:
-            file = self._files.open(name)
+            file = self._files.open_to_read(name)
         except FileNotFoundError as error:
             raise damaged(path, 0, "the log rests on this snapshot, and it is missing") from error
         try:

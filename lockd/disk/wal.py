@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from lockd.disk.errors import DataDirError, DiskFullError, LogClosedError
+from lockd.disk.errors import DataDirError, DiskFullError, LogClosedError, unreachable
 from lockd.disk.files import Files, OsFiles
 from lockd.disk.record import Identity, LogWrite, SnapshotMark
 from lockd.disk.recovery import Recovered
@@ -76,7 +76,7 @@ def create_from_snapshot(
     try:
         create_log(files, identity=identity, address=address, snapshot=snapshot)
     except OSError as error:
-        raise DataDirError(f"data directory {files.path('')}: {error.strerror or error}") from error
+        raise unreachable(files.path(""), error) from error
     finally:
         files.close()
 
@@ -104,7 +104,7 @@ def open_wal(
         ahead.shutdown()
         files.close()
         if isinstance(error, OSError):
-            raise DataDirError(f"data directory {files.path('')}: {error.strerror or error}") from error
+            raise unreachable(files.path(""), error) from error
         raise
     return recovered, Wal(log, ahead)
 

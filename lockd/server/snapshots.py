@@ -168,6 +168,8 @@ class _Incoming:
     file_bytes: int
     partial: PartialSnapshot
     finishing: bool = False
+    """Nothing may be begun meanwhile: the file being checked has the name that the next would take."""
+    unwanted: bool = False
 
     def continues(self, message: InstallSnapshot, file_bytes: int) -> bool:
         """The same file of the same node: another one's may differ in the time it was taken."""
@@ -231,14 +233,19 @@ class Receiving:
         return incoming.partial
 
     def discard(self) -> None:
-        """Forget what has arrived so far."""
-        if self._incoming is not None and not self._incoming.finishing:
-            self._incoming.partial.discard()
-        self._incoming = None
+        """Forget what has arrived so far. What is being finished is in others' hands until it is told."""
+        incoming = self._incoming
+        if incoming is None:
+            return
+        if incoming.finishing:
+            incoming.unwanted = True
+        else:
+            incoming.partial.discard()
+            self._incoming = None
 
     def _on_finished(self, stored: StoredSnapshot | None) -> None:
         incoming, self._incoming = self._incoming, None
-        if incoming is None:
+        if incoming is None or incoming.unwanted:
             return
         message = incoming.message
         meta = message.snapshot

@@ -1,10 +1,12 @@
 """`lockd log inspect`: a data directory as it lies there (SAFETY D3)."""
 
 import json
+import struct
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -234,6 +236,25 @@ def test_c9_a_damaged_or_missing_snapshot_is_damage(
     assert (told["file"], told["found"]) == (SNAPSHOT, "the log rests on this snapshot, and it is missing")
 
 
+def test_c11_a_snapshot_of_a_later_version_that_is_left_over_is_no_trouble(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A start removes it unread. The one that the log rests on is another matter."""
+    later = bytearray((directory / SNAPSHOT).read_bytes())
+    struct.pack_into("<H", later, 4, 2)
+    struct.pack_into("<I", later, 12, crc32(later[:12]))
+    left_over = directory / "snapshot-0000000000000001-0000000000000001.snap"
+    left_over.write_bytes(later)
+    found = document(capsys, str(directory))
+    assert [(view["file"], view["in_force"]) for view in found["snapshots"]] == [
+        (left_over.name, False),
+        (SNAPSHOT, True),
+    ]
+    (directory / SNAPSHOT).write_bytes(later)
+    assert main(["log", "inspect", str(directory)]) == 2
+    assert "was written in format 2" in capsys.readouterr().err
+
+
 def test_d3_a_missing_segment_is_damage(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     segments(directory)[1].unlink()
     [told] = document(capsys, str(directory), status=1)["damage"]
@@ -264,7 +285,7 @@ def test_what_is_no_data_directory_is_one_line_and_status_2(
 def test_an_unreadable_segment_is_one_line(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (directory / segment_name(99)).mkdir()
     assert main(["log", "inspect", str(directory)]) == 2
-    assert capsys.readouterr().err == f"lockd log: {directory}: Is a directory\n"
+    assert capsys.readouterr().err == f"lockd log: {directory / segment_name(99)}: Is a directory\n"
 
 
 @pytest.mark.parametrize(("every", "behind"), [(5, 0), (6, 4)])

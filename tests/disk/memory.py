@@ -145,6 +145,9 @@ class MemoryFiles:
     def open(self, name: str) -> MemoryFile:
         return self._file(name)
 
+    def open_to_read(self, name: str) -> MemoryFile:
+        return self._file(name)
+
     def read(self, name: str) -> bytes:
         return bytes(self._file(name).seen)
 

@@ -1,10 +1,13 @@
 """One suite for both implementations of the port `Files`, and what only the real one has to do."""
 
+import errno
 import os
 import random
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,40 @@ def test_a_directory_is_made_with_its_parents_for_its_owner_only(tmp_path: Path)
     files.create("a").close()
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (directory / "a").stat().st_mode & 0o777 == 0o600
+    files.close()
+
+
+def test_c9_a_file_that_is_open_stays_what_it_was_when_another_takes_its_name(files: Files) -> None:
+    """What is read back and checked must not be cut short meanwhile by who begins anew under its name."""
+    before = files.create("a")
+    before.write_at(0, b"before")
+    after = files.create("a")
+    after.write_at(0, b"after")
+    assert before.read_at(0, 10) == b"before"
+    assert files.read("a") == b"after"
+    before.close()
+    after.close()
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite", "fdatasync"])
+def test_an_error_says_which_file_it_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A call by descriptor does not; and a person has to know which disk to look at."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    files = OsFiles(tmp_path)
+    file = files.create("a")
+    monkeypatch.setattr(os, call, fails)
+    calls: dict[str, Callable[[], object]] = {
+        "pread": partial(file.read_at, 0, 1),
+        "pwrite": partial(file.write_at, 0, b"x"),
+    }
+    with pytest.raises(OSError, match=re.escape(f"Input/output error: '{tmp_path / 'a'}'")):
+        calls.get(call, file.sync)()
+    file.close()
     files.close()
 
 

@@ -1,8 +1,12 @@
 """Snapshot files: whole or not at all (SAFETY C9, C11, D3)."""
 
+import errno
+import os
 import random
 import struct
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -14,9 +18,10 @@ from lockd.disk.files import OsFiles
 from lockd.disk.snapshot_file import decode_snapshot, encode_snapshot
 from lockd.disk.snapshots import SnapshotStore, snapshot_name, snapshot_of
 from lockd.errors import CorruptData
-from lockd.ids import LogIndex, Term
+from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId, Term
+from lockd.raft.entries import Configuration, SnapshotMeta
 from tests.disk.memory import MemoryFiles
-from tests.disk.samples import header, store
+from tests.disk.samples import NODE, header, store
 
 AT_7 = LogIndex(7), Term(2)
 BODY = (b"alpha" * 30, b"beta", b"gamma" * 20)
@@ -71,6 +76,46 @@ def test_c11_a_newer_format_is_refused_as_such() -> None:
     struct.pack_into("<I", whole, 12, crc32(whole[:12]))
     with pytest.raises(DataDirError, match="format 2"):
         decode_snapshot(bytes(whole), name="x.snap")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cluster": ClusterId("C0" * 16)},
+        {"incarnation": Incarnation("")},
+        {"taken_unix_s": 2**40},
+        {"meta": SnapshotMeta(LogIndex(0), Term(1), Configuration((NODE,)))},
+        {"meta": SnapshotMeta(LogIndex(1), Term(0), Configuration((NODE,)))},
+        {"meta": SnapshotMeta(LogIndex(1), Term(1), Configuration((NodeId(2), NODE)))},
+        {"meta": SnapshotMeta(LogIndex(1), Term(1), Configuration((NODE,), learners=(NODE, NODE)))},
+        {"meta": SnapshotMeta(LogIndex(1), Term(1), Configuration(()))},
+    ],
+)
+def test_c9_a_header_that_no_node_writes_is_refused_although_its_checksum_holds(
+    change: dict[str, Any],
+) -> None:
+    """A node would install it, and break on it later."""
+    whole = b"".join(encode_snapshot(replace(header(7, 2), **change), BODY))
+    with pytest.raises(CorruptData, match=r"^x\.snap: damaged at offset 16: a header whose checksum holds"):
+        decode_snapshot(whole, name="x.snap")
+
+
+def test_what_is_only_read_need_not_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk of a last survivor may be there to be read alone, and its state is saved all the same."""
+    files = OsFiles(tmp_path)
+    snapshots = SnapshotStore(files)
+    stored = store(snapshots, header(7, 2), *BODY)
+    opens = os.open
+
+    def read_only_file_system(name: str, flags: int, *mode: int, dir_fd: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opens(name, flags, *mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", read_only_file_system)
+    assert snapshots.load(*AT_7) == (stored, b"".join(BODY))
+    snapshots.open(*AT_7).close()
+    files.close()
 
 
 def test_a_file_gets_its_name_when_it_is_whole_and_durable() -> None:

@@ -322,7 +322,7 @@ def test_a_failed_start_unlocks_the_directory_and_names_it(tmp_path: Path) -> No
 
 def test_a_segment_that_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "0000000000000001.log").mkdir()
-    with pytest.raises(DataDirError, match=f"^data directory {tmp_path}/?: Is a directory$"):
+    with pytest.raises(DataDirError, match=f"^{tmp_path}/0000000000000001.log: Is a directory$"):
         open_data_dir(tmp_path, node_id=NODE, draw_instance=draw_instance)
 
 

@@ -240,6 +240,40 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_SNAPSHOTS}::test_a_file_gets_its_name_when_it_is_whole_and_durable",),
     ),
     Mutation(
+        "a header that no node writes is believed, for its checksum holds",
+        "C9",
+        "lockd/disk/snapshot_file.py",
+        "    if not wire.voters or any(list(ids) != sorted({*ids}) for ids in roles):\n",
+        "    if False:\n",
+        (f"{_SNAPSHOTS}::test_c9_a_header_that_no_node_writes_is_refused_although_its_checksum_holds",),
+    ),
+    Mutation(
+        "a file that is being checked is cut short by the next of its name",
+        "C9",
+        "lockd/disk/files.py",
+        "        with suppress(FileNotFoundError):\n"
+        "            self.remove(name)\n"
+        "        return self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)\n",
+        "        return self._open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)\n",
+        (f"{_FILES}::test_c9_a_file_that_is_open_stays_what_it_was_when_another_takes_its_name",),
+    ),
+    Mutation(
+        "a snapshot is begun in the place of one that is being checked",
+        "C9",
+        "lockd/server/snapshots.py",
+        "            incoming.unwanted = True\n",
+        "            self._incoming = None\n",
+        ("tests/server/test_server_receiving.py",),
+    ),
+    Mutation(
+        "a state of another cluster, or of later entries, is taken for the header's",
+        "C9",
+        "lockd/server/recovering.py",
+        "    if machine.state.applied > header.meta.index:\n",
+        "    if False:\n",
+        ("tests/server/test_server_recovering.py",),
+    ),
+    Mutation(
         "a node whose snapshot is damaged starts with an empty state",
         "C9",
         "lockd/disk/segments.py",
