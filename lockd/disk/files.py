@@ -175,15 +175,24 @@ class OsFiles:
 
 
 def _make_directory(directory: Path) -> None:
-    """Create it and its parents; each new name is synced into the directory above it."""
+    """Create it and its parents; each new name is synced into the directory above it.
+
+    Also that of the one which was there: a start that was killed may have made it, or somebody just now.
+    """
     if directory.is_dir():
+        with suppress(PermissionError):  # whoever may not list it has not made anything in it
+            _sync_directory(directory.absolute().parent)
         return
     if directory.exists():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     parent = directory.absolute().parent
     _make_directory(parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync_directory(parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

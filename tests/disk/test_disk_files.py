@@ -130,10 +130,22 @@ def test_d2_each_new_directory_is_synced_into_the_one_above(
         os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
     )
     files = OsFiles(tmp_path / "a" / "b")
-    assert synced == [tmp_path, tmp_path / "a"]
+    assert synced == [tmp_path.parent, tmp_path, tmp_path / "a"]
     files.sync_directory()
-    assert synced[2:] == [tmp_path / "a" / "b"]
+    assert synced[3:] == [tmp_path / "a" / "b"]
     files.close()
+
+
+def test_d2_a_directory_that_is_there_may_still_have_to_be_synced_into_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made it, a start that was killed or an operator a second ago, need not have done so."""
+    synced: list[Path] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+    )
+    OsFiles(tmp_path).close()
+    assert synced == [tmp_path.parent]
 
 
 def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

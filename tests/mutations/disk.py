@@ -266,7 +266,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         ("tests/server/test_server_receiving.py",),
     ),
     Mutation(
-        "a state of another cluster, or of later entries, is taken for the header's",
+        "a state that has later entries than its header says is gone on from",
         "C9",
         "lockd/server/recovering.py",
         "    if machine.state.applied > header.meta.index:\n",
