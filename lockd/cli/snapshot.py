@@ -28,7 +28,7 @@ from lockd.disk.snapshot_file import StoredSnapshot, decode_snapshot
 from lockd.disk.wal import create_from_snapshot
 from lockd.errors import CorruptData
 from lockd.ids import NODE_ID_MAX, Incarnation, InstanceId, NodeId
-from lockd.protocol.verbs import SNAPSHOT_PART_BYTES_MAX
+from lockd.protocol.cluster_verbs import SNAPSHOT_PART_BYTES_MAX
 from lockd.server.backups import (
     Clients,
     NothingToSave,

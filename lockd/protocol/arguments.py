@@ -9,18 +9,27 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lockd.ids import LOCK_NAME_BYTES_MAX, NODE_ID_MAX, ascii_int, is_hex_id
+from lockd.ids import LOCK_NAME_BYTES_MAX, NODE_ID_MAX, TOKEN_MAX, ascii_int, is_hex_id
 
 DURATION_MS_MAX = 365 * 86_400_000
 """No TTL or wait may be longer than a year; the cluster clamps TTLs far below that."""
 TEXT_BYTES_MAX = 256
 """Owners, session names, client names."""
 META_BYTES_MAX = 4096
+META_DEPTH_MAX = 64
+"""Whoever reads it back may parse it by recursion."""
+REASON_BYTES_MAX = 256
+"""Of LOCK.BREAK."""
+LIST_COUNT_MAX = 1000
+LIST_COUNT_DEFAULT = 100
+"""Of all lists that come in pages."""
 ADDRESS_BYTES_MAX = 300
 REQUEST_MAX = 2**63 - 1
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[\[{\]}]")
 
 
 def read_text(word: bytes, what: str, *, bytes_max: int = TEXT_BYTES_MAX) -> str:
@@ -80,14 +89,32 @@ def read_address(word: bytes) -> str:
     return text
 
 
+def read_token(word: bytes) -> int:
+    return read_number(word, "token", low=1, high=TOKEN_MAX)
+
+
+def read_count(found: dict[bytes, bytes]) -> int:
+    """The COUNT of a page, if it is among the options."""
+    if b"COUNT" not in found:
+        return LIST_COUNT_DEFAULT
+    return read_number(found[b"COUNT"], "COUNT", low=1, high=LIST_COUNT_MAX)
+
+
 def read_meta(word: bytes) -> str:
+    """JSON text, as it is."""
     if len(word) > META_BYTES_MAX:
         raise ValueError(f"META is longer than {META_BYTES_MAX} bytes")
     try:
         msgspec.json.decode(word)
-        return word.decode("utf-8")
+        text = word.decode("utf-8")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError("META is not JSON") from None
+    depth = 0
+    for bracket in _BRACKET.findall(_JSON_TEXT.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > META_DEPTH_MAX:
+            raise ValueError(f"META is nested deeper than {META_DEPTH_MAX} levels")
+    return text
 
 
 def read_wait(word: bytes) -> int | None:

@@ -7,7 +7,14 @@ import msgspec
 
 
 class RequestError(ValueError):
-    """The command can't be understood; the text is fit to be sent after `ERR`."""
+    """The command can't be understood; the text is fit to be sent after `ERR`.
+
+    It ends with how the verb is written; `problem` is the text without that.
+    """
+
+    def __init__(self, problem: str, usage: str = "") -> None:
+        super().__init__(f"{problem}; {usage}" if usage else problem)
+        self.problem = problem
 
 
 class StreamError(RequestError):
@@ -85,10 +92,18 @@ class SessionOpen(msgspec.Struct, frozen=True):
 
 class SessionKeepalive(msgspec.Struct, frozen=True):
     session: str
+    acknowledged: int = 0
+    """The number of the last notice that the client has acted on; 0 for none (K7)."""
 
 
 class SessionClose(msgspec.Struct, frozen=True):
     session: str
+
+
+class SessionList(msgspec.Struct, frozen=True):
+    after: int
+    """A public number; 0 for the first page."""
+    count: int
 
 
 class LockAcquire(msgspec.Struct, frozen=True):
@@ -106,6 +121,28 @@ class LockAcquire(msgspec.Struct, frozen=True):
     """0: refuse at once; None: for ever."""
     notify: bool
     meta: str
+    mode: str = "exclusive"
+    """"exclusive" or "shared"; of no meaning with a limit."""
+    limit: int = 0
+    """Units of a semaphore; 0 for a lock."""
+    weight: int = 1
+    """How many of them."""
+    max_hold_ms: int = 0
+    """0 for no end but the lease's."""
+    delay_ms: int = 0
+
+
+class LockAcquireAll(msgspec.Struct, frozen=True):
+    """All or nothing, exclusively, under one token."""
+
+    locks: tuple[str, ...]
+    """At least one, each once, in the client's order."""
+    session: str
+    owner: str
+    request: int
+    wait_ms: int | None
+    notify: bool
+    meta: str
 
 
 class LockCancel(msgspec.Struct, frozen=True):
@@ -121,6 +158,36 @@ class LockRelease(msgspec.Struct, frozen=True):
     session: str
 
 
+class LockReleaseAll(msgspec.Struct, frozen=True):
+    token: int
+    session: str
+
+
+class LockMeta(msgspec.Struct, frozen=True):
+    lock: str
+    token: int
+    session: str
+    meta: str
+
+
+class LockBreak(msgspec.Struct, frozen=True):
+    lock: str
+    token: int
+    reason: str
+    now: bool
+    """Pass it on at once, though its holder may trust its lease (P1)."""
+
+
+class LockValidate(msgspec.Struct, frozen=True):
+    lock: str
+    token: int
+
+
+class LockQueue(msgspec.Struct, frozen=True):
+    lock: str
+    count: int
+
+
 class LockInspect(msgspec.Struct, frozen=True):
     lock: str
     stale: bool
@@ -131,6 +198,17 @@ class LockList(msgspec.Struct, frozen=True):
     prefix: str
     after: str
     count: int
+
+
+class LockWatch(msgspec.Struct, frozen=True):
+    prefix: str
+    after: int | None
+    """The revision after which events are wanted; None: from now on."""
+
+
+class LockUnwatch(msgspec.Struct, frozen=True):
+    prefix: str | None
+    """None for all."""
 
 
 class ClusterStatusRequest(msgspec.Struct, frozen=True):
@@ -195,11 +273,20 @@ Request = (
     | SessionOpen
     | SessionKeepalive
     | SessionClose
+    | SessionList
     | LockAcquire
+    | LockAcquireAll
     | LockCancel
     | LockRelease
+    | LockReleaseAll
+    | LockMeta
+    | LockBreak
+    | LockValidate
+    | LockQueue
     | LockInspect
     | LockList
+    | LockWatch
+    | LockUnwatch
     | ClusterStatusRequest
     | ClusterMembers
     | ClusterAdd

@@ -18,11 +18,18 @@ from functools import lru_cache
 
 import hiredis
 
-Reply = None | int | str | bytes | Sequence["Reply"] | Mapping[str, "Reply"]
-"""A reply as a value; str and bytes become bulk strings, mappings maps."""
 
-OK = b"+OK\r\n"
-PONG = b"+PONG\r\n"
+class Simple(str):
+    """A text that is sent as a simple string: what Redis clients compare with, and its flags."""
+
+    __slots__ = ()
+
+
+Reply = None | int | str | bytes | Sequence["Reply"] | Mapping[str, "Reply"]
+"""A reply as a value; str and bytes become bulk strings but for Simple, mappings maps."""
+
+OK = Simple("OK")
+PONG = Simple("PONG")
 
 _HEADER_BYTES_MAX = 16
 _LENGTH = re.compile(rb"0|[1-9][0-9]*")
@@ -187,7 +194,9 @@ def encode(value: Reply, protocol: int) -> bytes:
 
 
 def _encode(value: Reply, protocol: int, parts: list[bytes]) -> None:
-    if isinstance(value, str):
+    if isinstance(value, Simple):
+        parts.append(b"+" + _one_line(value) + b"\r\n")
+    elif isinstance(value, str):
         parts.append(_bulk(value.encode("utf-8", "replace")))
     elif isinstance(value, int):
         parts.append(b":%d\r\n" % value)
@@ -211,13 +220,14 @@ def encode_push(kind: str, value: Reply) -> bytes:
     return b">2\r\n" + _key(kind) + encode(value, 3)
 
 
-def encode_simple(text: str) -> bytes:
-    return b"+" + _one_line(text) + b"\r\n"
+def encode_error(code: str, text: str, facts: str = "") -> bytes:
+    """Write an error. Whatever is in `text`, it stays one line of bounded length (P6).
 
-
-def encode_error(code: str, text: str) -> bytes:
-    """Write an error. Whatever is in `text`, it stays one line of bounded length (P6)."""
-    return b"-" + _one_line(f"{code} {text}") + b"\r\n"
+    `facts` follow after " | ", whole: JSON in ASCII without line breaks.
+    """
+    assert facts.isascii(), facts
+    tail = f" | {facts}".encode("ascii") if facts else b""
+    return b"-" + _one_line(f"{code} {text}") + tail + b"\r\n"
 
 
 def _one_line(text: str) -> bytes:

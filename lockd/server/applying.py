@@ -12,6 +12,7 @@ from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId
 from lockd.locks.commands import AddMember, Batch, Completion, CreateCluster, RegisterNode
 from lockd.locks.machine import LockMachine
 from lockd.raft.entries import SnapshotMeta
+from lockd.server.history import History
 from lockd.server.snapshots import SnapshotFiles
 from lockd.server.writes import Writes
 
@@ -31,6 +32,7 @@ class Applying:
     ) -> None:
         """`members_changed` is called when an address is new, or the members may be others."""
         self.machine = machine
+        self.history = History(machine.revision)
         self.identity = identity
         self.addresses = dict(addresses)
         self._writes = writes
@@ -76,6 +78,7 @@ class Applying:
         `heard` is whom it came from.
         """
         stored, self.machine = self._snapshots.load(meta.index, meta.term)
+        self.history.restart(self.machine.revision)
         self._learn_cluster()
         for node, address in stored.header.addresses:
             # The leader is heard from where we dial it, and has sent this on our word from there. The

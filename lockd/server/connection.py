@@ -23,7 +23,7 @@ from lockd.protocol import requests, resp, verbs
 from lockd.protocol.resp import CommandReader
 from lockd.server.auth import User
 from lockd.server.service import Service
-from lockd.server.turns import Client, Kind, Turn, Unsent
+from lockd.server.turns import Client, CommandTurn, Kind, Unsent
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +63,19 @@ class Connection(asyncio.Protocol):
         on_begin: Callable[["Connection"], None],
         on_end: Callable[["Connection"], None],
     ) -> None:
-        self.client = Client(number=number, user=user, push=self._push)
+        self.client = Client(number=number, user=user, push=self._push, has_room=self._has_room)
         self._service = service
         self._limits = limits
         self._on_begin = on_begin
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
         self._reader = CommandReader(resp.LIMITS_BEFORE_AUTH if user is None else resp.LIMITS)
-        self._behind: deque[Turn] = deque()
+        self._behind: deque[CommandTurn] = deque()
         self._bytes_behind = 0
-        self._turns: deque[Turn] = deque()
+        self._turns: deque[CommandTurn] = deque()
         self._running = 0
         self._running_kind = Kind.LOCAL
-        self._holder: Turn | None = None
+        self._holder: CommandTurn | None = None
         """The turn that nothing behind it may overlap with."""
         self._advancing = False
         self._output: list[bytes] = []
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
             self._take(requests.StreamError(self._reader.violation))
 
     def _take(self, request: requests.Request | requests.RequestError) -> None:
-        self._behind.append(Turn(request, self._service.kind_of(request), self._answered))
+        self._behind.append(CommandTurn(request, self._service.kind_of(request), self.client, self._answered))
 
     def _is_waiting(self) -> bool:
         return self.client.waits > 0 or (self._holder is not None and self._holder.kind is Kind.WAIT)
@@ -206,15 +206,15 @@ class Connection(asyncio.Protocol):
         self._advancing = False
         self._balance_reading()
 
-    def _may_start(self, turn: Turn) -> bool:
+    def _may_start(self, turn: CommandTurn) -> bool:
         if self._holder is not None or len(self._turns) >= self._limits.started_max:
             return False
-        if self._output_bytes >= self._limits.output_pause_bytes:
+        if not self._has_room():
             return False
         kind = turn.kind
         return kind is Kind.LOCAL or self._running == 0 or kind.overlaps(self._running_kind)
 
-    def _start(self, turn: Turn) -> None:
+    def _start(self, turn: CommandTurn) -> None:
         kind = turn.kind
         self._turns.append(turn)
         if kind is not Kind.LOCAL:
@@ -242,9 +242,12 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
+    def _has_room(self) -> bool:
+        return self._output_bytes < self._limits.output_pause_bytes
+
     # From turns to bytes.
 
-    def _answered(self, turn: Turn) -> None:
+    def _answered(self, turn: CommandTurn) -> None:
         """Write what is next in the order, and start what this answer was holding up."""
         if self._transport is None:
             if turn.unsent is not None:
@@ -300,6 +303,8 @@ class Connection(asyncio.Protocol):
             self._unsent.clear()
             self._output_bytes = 0
             transport.write(data)
+        if self.client.wants_room:
+            self._service.room(self.client)
         if self._ended and not self._turns:
             transport.close()
         elif self._behind and self._may_start(self._behind[0]):

@@ -43,6 +43,7 @@ from lockd.server import frames
 from lockd.server.applying import Applying
 from lockd.server.calls import Callback
 from lockd.server.checkpoints import Checkpoints
+from lockd.server.history import History
 from lockd.server.incoming import Incoming
 from lockd.server.leadership import Leadership, Leading
 from lockd.server.membership import Membership, Wish
@@ -181,6 +182,11 @@ class Driver:
     def machine(self) -> LockMachine:
         """The applied state. A snapshot that is installed makes it another object."""
         return self._applying.machine
+
+    @property
+    def history(self) -> History:
+        """What happened to locks lately, as this node has applied it."""
+        return self._applying.history
 
     @property
     def identity(self) -> Identity:
@@ -359,8 +365,7 @@ class Driver:
 
     def on_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         """A peer that has introduced itself, and is bound, sent this. Raises FrameError on nonsense."""
-        if self.leadership is not None:
-            self.leadership.heard(sender)
+        self._leading.heard(sender)
         self._incoming.take(sender, frame)
         self._ports.wake()
 

@@ -13,7 +13,6 @@ from functools import partial
 from lockd.ids import NodeId
 from lockd.locks.commands import AddMember, Changed, Outcome, PromoteMember, Refused, RemoveMember
 from lockd.protocol import requests
-from lockd.protocol.resp import encode, encode_error
 from lockd.server import replies
 from lockd.server.port import Backup, Driver
 from lockd.server.turns import Client, Turn
@@ -43,8 +42,8 @@ class Operating:
         self._copies: dict[int, _Copy] = {}
         """At most one of each connection, by its number."""
 
-    def members(self, _: requests.ClusterMembers, client: Client, turn: Turn) -> None:
-        turn.answer(encode(replies.members(self._driver.status()), client.resp))
+    def members(self, _: requests.ClusterMembers, _client: Client, turn: Turn) -> None:
+        turn.answer(replies.members(self._driver.status()))
 
     # Changes.
 
@@ -61,7 +60,7 @@ class Operating:
     def transfer(self, request: requests.ClusterTransfer, client: Client, turn: Turn) -> None:
         what = f"that node {request.node} leads" if request.node else "that another node leads"
         self._driver.transfer(
-            target=NodeId(request.node), on_outcome=_logged(what, client, partial(_answer, client, turn))
+            target=NodeId(request.node), on_outcome=_logged(what, client, partial(_answer, turn))
         )
 
     def _change(
@@ -72,7 +71,7 @@ class Operating:
             user=client.user_name,
             operation=operation,
             force=force,
-            on_outcome=_logged(what, client, partial(_answer, client, turn)),
+            on_outcome=_logged(what, client, partial(_answer, turn)),
         )
 
     # Copies of the state.
@@ -83,12 +82,12 @@ class Operating:
 
         def ready(backup: Backup | Refused) -> None:
             if isinstance(backup, Refused):
-                turn.answer(replies.refusal(backup))
+                turn.refuse(backup)
                 return
             copy.backup = backup
             if copy.is_over:  # the connection has ended meanwhile
                 copy.close()
-            turn.answer(encode(replies.backup(copy.name, backup), client.resp))
+            turn.answer(replies.backup(copy.name, backup))
 
         log.info("user '%s' makes a copy of the state", client.user_name)
         self._driver.backup(ready)
@@ -97,13 +96,13 @@ class Operating:
         copy = self._copies.get(client.number)
         if copy is None or copy.backup is None or copy.name != request.backup:
             text = f"no snapshot '{request.backup}' was made over this connection, or a later one was"
-            turn.answer(encode_error("ERR", text))
+            turn.refuse(Refused("ERR", text))
             return
         reader = copy.backup.reader
         if request.offset > reader.size:
-            turn.answer(encode_error("ERR", f"offset {request.offset} is behind the end at {reader.size}"))
+            turn.refuse(Refused("ERR", f"offset {request.offset} is behind the end at {reader.size}"))
             return
-        turn.answer(encode(reader.read(request.offset, request.count), client.resp))
+        turn.answer(reader.read(request.offset, request.count))
 
     def ended(self, client: Client) -> None:
         """Let go of the copy that the connection has, if any."""
@@ -124,11 +123,11 @@ def _logged(what: str, client: Client, then: Callable[[Outcome], None]) -> Calla
     return done
 
 
-def _answer(client: Client, turn: Turn, outcome: Outcome) -> None:
+def _answer(turn: Turn, outcome: Outcome) -> None:
     match outcome:
         case Refused():
-            turn.answer(replies.refusal(outcome))
+            turn.refuse(outcome)
         case Changed(count):
-            turn.answer(encode(count, client.resp))
+            turn.answer(count)
         case _:
             raise AssertionError(f"{outcome!r} does not answer an operator")

@@ -11,6 +11,7 @@ from typing import Protocol
 from lockd.ids import ClusterId, Incarnation, InstanceId, LogIndex, NodeId, Term
 from lockd.locks.commands import AddMember, Operation, Outcome, PromoteMember, Refused, RemoveMember
 from lockd.locks.machine import LockMachine
+from lockd.server.history import History
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class ClusterStatus:
     """Ids that were members' and are never used again (C8), in order."""
     locks: int
     """Locks that are held or waited for."""
+    waiters: int
+    """Requests that wait."""
     sessions: int
     revision: int
     version: str
@@ -118,6 +121,10 @@ class Driver(Protocol):
     @property
     def machine(self) -> LockMachine:
         """What this node has applied; current only after `read`."""
+
+    @property
+    def history(self) -> History:
+        """What happened to locks lately, as far as this node has applied it."""
 
     def status(self) -> ClusterStatus:
         """This node's view of the cluster, now."""

@@ -3,13 +3,13 @@
 Session ids are their user's secret: nothing here shows one but to the session itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
-from lockd.locks.commands import Granted, Queued, Refused
+from lockd.locks.commands import Granted, Queued, Refused, SessionOpened
+from lockd.locks.events import LockEvent
 from lockd.locks.views import HolderView, LockView
-from lockd.protocol.resp import Reply, encode_error
-from lockd.protocol.verbs import VERBS, Verb
+from lockd.protocol.resp import Reply
 from lockd.server.port import Backup, ClusterStatus, MemberStatus
 
 PROTOCOL_VERSION = 1
@@ -18,7 +18,7 @@ PROTOCOL_VERSION = 1
 
 def grant(granted: Granted, cluster: ClusterId, incarnation: Incarnation) -> dict[str, Reply]:
     """A grant, for the one who asked for it."""
-    return {
+    reply: dict[str, Reply] = {
         "status": "granted",
         "lock": granted.lock,
         "session": granted.session,
@@ -26,12 +26,17 @@ def grant(granted: Granted, cluster: ClusterId, incarnation: Incarnation) -> dic
         "fence": str(Fence(cluster, incarnation, FencingToken(granted.token))),
         "cluster": cluster,
         "incarnation": incarnation,
-        "mode": "exclusive",
-        "fencing": 1,
+        "mode": granted.mode,
+        "fencing": int(granted.is_fencing),
         "revision": granted.revision,
         "ttl_ms": granted.ttl_ms,
         "repeat": int(granted.repeat),
+        "limit": granted.limit,
+        "weight": granted.weight,
     }
+    if granted.locks:
+        reply["locks"] = granted.locks
+    return reply
 
 
 def queued(waiting: Queued, request: int | str) -> dict[str, Reply]:
@@ -53,11 +58,21 @@ def wait_ended(refused: Refused, *, lock: str, session: str, request: int | str)
         "code": refused.code,
         "text": refused.text,
         "holder": refused.holder,
+        "owner": refused.owner,
+        "meta": refused.meta,
+        "held_ms": refused.held_ms,
+        "queue_length": refused.queue_length,
     }
 
 
-def refusal(refused: Refused) -> bytes:
-    return encode_error(refused.code, refused.text)
+def opened(session: SessionOpened) -> dict[str, Reply]:
+    return {"session": session.session, "ttl_ms": session.ttl_ms}
+
+
+def renewed(session: SessionOpened) -> dict[str, Reply]:
+    """What was revoked, as far as it is not acknowledged: number, lock, token and reason of each (K7)."""
+    ended = [(notice.number, notice.lock, notice.token, notice.reason) for notice in session.ended]
+    return {"ttl_ms": session.ttl_ms, "ended": ended}
 
 
 def lock(view: LockView) -> dict[str, Reply]:
@@ -85,6 +100,27 @@ def _holder(view: HolderView) -> dict[str, Reply]:
     }
 
 
+def event(told: LockEvent) -> dict[str, Reply]:
+    """Something that happened to a grant, for those who watch."""
+    return {
+        "revision": told.revision,
+        "event": told.kind.value,
+        "lock": told.lock,
+        "token": told.token,
+        "mode": told.mode,
+        "session": told.session,
+        "name": told.name,
+        "owner": told.owner,
+        "meta": told.meta,
+        "reason": told.reason,
+    }
+
+
+def watch_lost(prefix: str, revision: int, text: str) -> dict[str, Reply]:
+    """A watch is over, which had been told everything up to `revision`."""
+    return {"prefix": prefix, "revision": revision, "text": text}
+
+
 def locks(views: Sequence[LockView], *, count: int, revision: int) -> dict[str, Reply]:
     """A page of locks; `next` is what AFTER takes for the next one, null after the last."""
     return {
@@ -107,6 +143,7 @@ def status(cluster: ClusterStatus) -> dict[str, Reply]:
         "log_last": cluster.log_last,
         "members": [_member(member) for member in cluster.members],
         "locks": cluster.locks,
+        "waiters": cluster.waiters,
         "sessions": cluster.sessions,
         "revision": cluster.revision,
         "version": cluster.version,
@@ -143,81 +180,3 @@ def _member(member: MemberStatus) -> dict[str, Reply]:
         "match_index": member.match_index,
         "alive": int(member.alive),
     }
-
-
-def hello(cluster: ClusterStatus, *, client: int, resp: int) -> dict[str, Reply]:
-    """As Redis answers HELLO, and whose node this is."""
-    return {
-        "server": "lockd",
-        "version": cluster.version,
-        "proto": resp,
-        "id": client,
-        "mode": "standalone",
-        "role": "master",
-        "modules": [],
-        "cluster": cluster.cluster,
-        "incarnation": cluster.incarnation,
-        "node": cluster.node,
-        "protocol": PROTOCOL_VERSION,
-    }
-
-
-def info(cluster: ClusterStatus, section: str, *, clients: int) -> str:
-    """INFO's text: `# Section`, then `name:value` lines. An unknown section is empty, as in Redis."""
-    sections: dict[str, dict[str, object]] = {
-        "server": {
-            "lockd_version": cluster.version,
-            "protocol": PROTOCOL_VERSION,
-            "node": cluster.node,
-            "feature_level": cluster.feature_level,
-        },
-        "clients": {"connected_clients": clients},
-        "cluster": {
-            "cluster": cluster.cluster,
-            "incarnation": cluster.incarnation,
-            "role": cluster.role,
-            "leader": cluster.leader,
-            "members": len(cluster.members),
-        },
-        "raft": {
-            "term": cluster.term,
-            "commit_index": cluster.commit_index,
-            "last_applied": cluster.last_applied,
-            "log_last": cluster.log_last,
-        },
-        "locks": {
-            "locks": cluster.locks,
-            "sessions": cluster.sessions,
-            "revision": cluster.revision,
-        },
-    }
-    wanted = sections if section in {"", "all", "default", "everything"} else {section}
-    return "\r\n".join(
-        f"# {name.capitalize()}\r\n" + "".join(f"{field}:{value}\r\n" for field, value in fields.items())
-        for name, fields in sections.items()
-        if name in wanted
-    )
-
-
-def command_info(names: Iterable[str] | None) -> list[Reply]:
-    """COMMAND and COMMAND INFO: name, arity, flags, and that no word is a key; null for no such verb."""
-    verbs = VERBS.values() if names is None else [_verb(name) for name in names]
-    return [None if verb is None else [verb.name.lower(), verb.arity, [], 0, 0, 0] for verb in verbs]
-
-
-def command_docs(names: Iterable[str] | None) -> dict[str, Reply]:
-    """COMMAND DOCS: what each verb does; verbs that do not exist are left out."""
-    verbs = VERBS.values() if names is None else [_verb(name) for name in names]
-    return {
-        verb.name.lower(): {
-            "summary": verb.summary,
-            "group": verb.name.split(".")[0].lower() if "." in verb.name else "connection",
-            "usage": f"{verb.name} {verb.usage}".rstrip(),
-        }
-        for verb in verbs
-        if verb is not None
-    }
-
-
-def _verb(name: str) -> Verb | None:
-    return VERBS.get(name.replace("|", " ").encode())

@@ -3,19 +3,22 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lockd.locks.commands import Refused
 from lockd.protocol import requests
-from lockd.protocol.resp import encode_error
-from lockd.server.auth import LOCK, OPERATOR, Users
+from lockd.server.auth import BREAK, LOCK, OPERATOR, Users
 from lockd.server.greeting import Greeting
 from lockd.server.locking import Locking
+from lockd.server.looking import Looking
 from lockd.server.operating import Operating
 from lockd.server.port import Driver
 from lockd.server.turns import Client, Kind, Turn
+from lockd.server.watching import Watching
 
 _ANYONE: frozenset[str] = frozenset()
 _LOOK = frozenset({LOCK, OPERATOR})
 _USE = frozenset({LOCK})
 _OPERATE = frozenset({OPERATOR})
+_FORCE = frozenset({BREAK})
 
 
 _FOR_STRANGERS = (requests.Hello, requests.Auth, requests.Quit, requests.StreamError)
@@ -35,8 +38,9 @@ class Service:
 
     def __init__(self, driver: Driver, users: Users | None, *, count_clients: Callable[[], int]) -> None:
         self._driver = driver
-        greeting = Greeting(driver, users, count_clients=count_clients)
-        locking = Locking(driver)
+        self._watching = watching = Watching(driver.history)
+        greeting = Greeting(driver, users, count_clients=count_clients, count_watches=lambda: watching.count)
+        locking, looking = Locking(driver), Looking(driver)
         self._operating = operating = Operating(driver)
         self._rules: dict[type[Any], _Rule] = {
             requests.Hello: _Rule(greeting.hello, Kind.ALONE, _ANYONE),
@@ -57,10 +61,16 @@ class Service:
             requests.SessionKeepalive: _Rule(locking.session_keepalive, Kind.KEEPALIVE, _USE),
             requests.SessionClose: _Rule(locking.session_close, Kind.LOG, _USE),
             requests.LockAcquire: _Rule(locking.acquire, Kind.LOG, _USE),
+            requests.LockAcquireAll: _Rule(locking.acquire_all, Kind.LOG, _USE),
             requests.LockCancel: _Rule(locking.cancel, Kind.LOG, _USE),
             requests.LockRelease: _Rule(locking.release, Kind.LOG, _USE),
-            requests.LockInspect: _Rule(locking.inspect, Kind.READ, _LOOK),
-            requests.LockList: _Rule(locking.list_locks, Kind.ALONE, _LOOK),
+            requests.LockReleaseAll: _Rule(locking.release_all, Kind.LOG, _USE),
+            requests.LockMeta: _Rule(locking.change_meta, Kind.LOG, _USE),
+            requests.LockBreak: _Rule(locking.break_grant, Kind.LOG, _FORCE),
+            requests.LockInspect: _Rule(looking.inspect, Kind.READ, _LOOK),
+            requests.LockList: _Rule(looking.list_locks, Kind.ALONE, _LOOK),
+            requests.LockWatch: _Rule(watching.watch, Kind.ALONE, _LOOK),
+            requests.LockUnwatch: _Rule(watching.unwatch, Kind.ALONE, _LOOK),
             requests.ClusterMembers: _Rule(operating.members, Kind.LOCAL, _OPERATE),
             requests.ClusterAdd: _Rule(operating.add, Kind.ALONE, _OPERATE),
             requests.ClusterPromote: _Rule(operating.promote, Kind.ALONE, _OPERATE),
@@ -74,8 +84,8 @@ class Service:
         """What it may overlap with."""
         if isinstance(request, requests.RequestError):
             return Kind.LAST if isinstance(request, requests.StreamError) else Kind.LOCAL
-        if isinstance(request, requests.LockAcquire) and request.wait_ms != 0 and not request.notify:
-            return Kind.WAIT
+        if isinstance(request, requests.LockAcquire | requests.LockAcquireAll):
+            return Kind.LOG if request.wait_ms == 0 or request.notify else Kind.WAIT
         return self._rules[type(request)].kind
 
     def start(self, turn: Turn, client: Client) -> None:
@@ -85,15 +95,15 @@ class Service:
         """
         user, request = client.user, turn.request
         if user is None and not isinstance(request, _FOR_STRANGERS):
-            turn.answer(encode_error("NOAUTH", "authentication required: AUTH user password"))
+            turn.refuse(Refused("NOAUTH", "authentication required: AUTH user password"))
             return
         if isinstance(request, requests.RequestError):
-            turn.answer(encode_error("ERR", str(request)))
+            turn.refuse(Refused("ERR", str(request)))
             return
         rule = self._rules[type(request)]
         if user is not None and not user.has_any(rule.roles):
             roles = " or ".join(sorted(rule.roles))
-            turn.answer(encode_error("NOPERM", f"user '{user.name}' needs the role {roles}"))
+            turn.refuse(Refused("NOPERM", f"user '{user.name}' needs the role {roles}"))
             return
         rule.start(request, client, turn)
 
@@ -104,3 +114,8 @@ class Service:
     def ended(self, client: Client) -> None:
         """The connection has ended: let go of what it had open."""
         self._operating.ended(client)
+        self._watching.ended(client)
+
+    def room(self, client: Client) -> None:
+        """The output of a connection whose watches are behind has room again."""
+        self._watching.room(client)

@@ -50,6 +50,7 @@ def describe(
         members=tuple(member(node) for node in raft.configuration.members),
         removed=tuple(NodeId(node) for node in sorted(machine.removed)),
         locks=stats.locks,
+        waiters=stats.waiters,
         sessions=stats.sessions,
         revision=machine.revision,
         version=version,

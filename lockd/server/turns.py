@@ -3,9 +3,13 @@
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from lockd.locks.commands import Refused
 from lockd.protocol.requests import Request, RequestError
+from lockd.protocol.resp import Reply, encode
 from lockd.server.auth import User
+from lockd.server.refusals import encode_refusal
 
 Unsent = Callable[[], None]
 """What to do when a reply certainly never left this node."""
@@ -33,26 +37,18 @@ class Kind(enum.Enum):
         return self is Kind.WAIT and running is Kind.LOG
 
 
-class Turn:
-    """A command's place in the order of its connection, from its arrival to its reply."""
+class Turn(Protocol):
+    """A command as those who carry it out see it, from its start to its one answer."""
 
-    __slots__ = ("_on_answer", "kind", "reply", "request", "unsent")
+    @property
+    def request(self) -> Request | RequestError:
+        """What was asked."""
 
-    def __init__(
-        self, request: Request | RequestError, kind: Kind, on_answer: Callable[["Turn"], None]
-    ) -> None:
-        self.request = request
-        self.kind = kind
-        self.reply: bytes | None = None
-        self.unsent: Unsent | None = None
-        self._on_answer = on_answer
+    def answer(self, value: Reply, unsent: Unsent | None = None) -> None:
+        """Reply; `unsent` is called should the reply certainly not leave this node."""
 
-    def answer(self, reply: bytes, unsent: Unsent | None = None) -> None:
-        """Reply, once."""
-        assert self.reply is None, "a command is answered once"
-        self.reply = reply
-        self.unsent = unsent
-        self._on_answer(self)
+    def refuse(self, refused: Refused) -> None:
+        """Reply that it is not done, and what the client may conclude."""
 
 
 @dataclass(slots=True)
@@ -70,9 +66,46 @@ class Client:
     library: dict[str, str] = field(default_factory=dict)
     waits: int = 0
     """NOTIFY waits that are open."""
+    watches: int = 0
+    has_room: Callable[[], bool] = lambda: True
+    """Whether its output has room for events."""
+    wants_room: bool = False
+    """A watch of it is behind: `Service.room` is to be called when it has room."""
 
     @property
     def user_name(self) -> str:
         """Under whom its commands go into the log (G11). Strangers have none to send."""
         assert self.user is not None, "a stranger's command"
         return self.user.name
+
+
+class CommandTurn:
+    """A command's place in the order of its connection, from its arrival to its reply."""
+
+    __slots__ = ("_client", "_on_answer", "kind", "reply", "request", "unsent")
+
+    def __init__(
+        self,
+        request: Request | RequestError,
+        kind: Kind,
+        client: Client,
+        on_answer: Callable[["CommandTurn"], None],
+    ) -> None:
+        self.request = request
+        self.kind = kind
+        self.reply: bytes | None = None
+        self.unsent: Unsent | None = None
+        self._client = client
+        self._on_answer = on_answer
+
+    def answer(self, value: Reply, unsent: Unsent | None = None) -> None:
+        self._settle(encode(value, self._client.resp), unsent)
+
+    def refuse(self, refused: Refused) -> None:
+        self._settle(encode_refusal(refused), None)
+
+    def _settle(self, reply: bytes, unsent: Unsent | None) -> None:
+        assert self.reply is None, "a command is answered once"
+        self.reply = reply
+        self.unsent = unsent
+        self._on_answer(self)

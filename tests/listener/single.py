@@ -29,6 +29,7 @@ from lockd.locks.commands import (
     SessionOpened,
 )
 from lockd.locks.machine import LockMachine
+from lockd.server.history import History
 from lockd.server.port import Backup, ClusterStatus, MemberStatus
 
 CLUSTER = ClusterId("c" * 32)
@@ -60,6 +61,7 @@ class SingleNode:
 
     def __init__(self) -> None:
         self.machine = LockMachine()
+        self.history = History(0)
         self.clock_ms = 0
         self.batches: list[tuple[Operation, ...]] = []
         """The operations of each entry, of clients alone."""
@@ -210,6 +212,7 @@ class SingleNode:
             members=(founder, *added),
             removed=tuple(NodeId(node) for node in sorted(self.machine.removed)),
             locks=self.machine.stats.locks,
+            waiters=self.machine.stats.waiters,
             sessions=self.machine.stats.sessions,
             revision=self.machine.revision,
             version="0",

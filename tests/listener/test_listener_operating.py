@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lockd.locks.commands import AddMember, PromoteMember, RemoveMember
-from lockd.protocol.verbs import SNAPSHOT_PART_BYTES_MAX
+from lockd.protocol.cluster_verbs import SNAPSHOT_PART_BYTES_MAX
 from lockd.server.auth import Users, hash_password
 from tests.listener.harness import Client, Run, Serving, as_map, pack, run_on_loops, serving
 from tests.listener.single import CLUSTER, INCARNATION

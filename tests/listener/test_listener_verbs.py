@@ -9,7 +9,7 @@ from tests.listener.single import CLUSTER, INCARNATION
 
 GRANT_FIELDS = {
     "status", "lock", "session", "token", "fence", "cluster", "incarnation", "mode", "fencing", "revision",
-    "ttl_ms", "repeat",
+    "ttl_ms", "repeat", "limit", "weight",
 }  # fmt: skip
 
 

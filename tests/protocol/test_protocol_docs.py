@@ -10,8 +10,10 @@ from lockd.client.queries import ERRORS, error_of
 from lockd.ids import LOCK_NAME_BYTES_MAX
 from lockd.locks.limits import Limits
 from lockd.protocol import arguments, resp
-from lockd.protocol.verbs import LIST_COUNT_MAX, SNAPSHOT_PART_BYTES_MAX, VERBS
+from lockd.protocol.cluster_verbs import SNAPSHOT_PART_BYTES_MAX
+from lockd.protocol.verbs import VERBS
 from lockd.server.auth import ROLES
+from lockd.server.calls import CALLS_MAX
 from lockd.server.connection import ConnectionLimits
 from lockd.server.listener import CLIENTS_MAX
 from lockd.server.locking import WAITS_PER_CONNECTION_MAX
@@ -50,10 +52,11 @@ def test_the_table_of_errors() -> None:
         ("owner, session name, client name", f"{arguments.TEXT_BYTES_MAX:,} bytes"),
         ("CLUSTER.SNAPSHOT count", f"{SNAPSHOT_PART_BYTES_MAX:,} bytes"),
         ("peer address", f"{arguments.ADDRESS_BYTES_MAX:,} bytes"),
-        ("LOCK.LIST COUNT", f"{LIST_COUNT_MAX:,} "),
+        ("LOCK.LIST COUNT", f"{arguments.LIST_COUNT_MAX:,} "),
         ("TTL", f"raised to {Limits().ttl_ms_min:,} ms, lowered to {Limits().ttl_ms_max:,} ms"),
         ("WAIT", f"{Limits().wait_ms_max:,} ms"),
         ("NOTIFY waits of a connection", f"{WAITS_PER_CONNECTION_MAX:,}"),
+        ("commands, reads and renewals that a node works at; and besides, its waits", f"{CALLS_MAX:,} each"),
         ("connections of a node", f"{CLIENTS_MAX:,}"),
         ("commands behind a blocking WAIT", f"{ConnectionLimits().commands_behind_max:,}"),
     ],

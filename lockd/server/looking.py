@@ -1,0 +1,47 @@
+"""Looking at sessions, locks and queues: reads, which write nothing.
+
+They first ask the driver for a barrier, so they show everything that was acknowledged before they were
+asked (SAFETY C6); STALE ones show what this node has applied.
+"""
+
+from collections.abc import Callable
+
+from lockd.locks.commands import Refused
+from lockd.locks.machine import LockMachine
+from lockd.protocol import requests
+from lockd.protocol.resp import Reply
+from lockd.server import replies
+from lockd.server.port import Driver
+from lockd.server.turns import Client, Turn
+
+
+class Looking:
+    """The verbs that read, on top of one driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def inspect(self, request: requests.LockInspect, _client: Client, turn: Turn) -> None:
+        def look(machine: LockMachine) -> Reply:
+            return replies.lock(machine.inspect(request.lock))
+
+        if request.stale:
+            turn.answer(look(self._driver.machine))
+        else:
+            self._read(turn, look)
+
+    def list_locks(self, request: requests.LockList, _client: Client, turn: Turn) -> None:
+        def look(machine: LockMachine) -> Reply:
+            views = machine.locks(request.prefix, request.after, request.count)
+            return replies.locks(views, count=request.count, revision=machine.revision)
+
+        self._read(turn, look)
+
+    def _read(self, turn: Turn, look: Callable[[LockMachine], Reply]) -> None:
+        def ready(refused: Refused | None) -> None:
+            if refused is not None:
+                turn.refuse(refused)
+            else:
+                turn.answer(look(self._driver.machine))
+
+        self._driver.read(ready)
