@@ -38,6 +38,8 @@ class Leadership:
     _stamped_ms: int = -1
     _expiry_credit_ms: int = 1000
     _heard_ms: dict[NodeId, int] = field(default_factory=dict)
+    _watched_ms: dict[NodeId, int] = field(default_factory=dict)
+    """Since when each peer is expected to be heard of."""
     _announced_gone: set[NodeId] = field(default_factory=set)
 
     @classmethod
@@ -77,7 +79,8 @@ class Leadership:
         if silences:
             yield MarkSilent(silences)
         for node in peers:
-            silent_ms = self.clock_ms - self._heard_ms.setdefault(node, self.clock_ms)
+            watched_ms = self._watched_ms.setdefault(node, self.clock_ms)
+            silent_ms = self.clock_ms - max(watched_ms, self._heard_ms.get(node, watched_ms))
             if silent_ms < gone_after_ms:
                 self._announced_gone.discard(node)
             elif node not in self._announced_gone:
@@ -92,7 +95,7 @@ class Leadership:
         return self.clock_ms - self.begun_ms >= for_ms
 
     def hears(self, node: NodeId, within_ms: int) -> bool:
-        """Whether the node was heard of within so many ms of this leadership."""
+        """Whether the node was heard of in the last so many ms."""
         return node in self._heard_ms and self.clock_ms - self._heard_ms[node] < within_ms
 
 
@@ -118,6 +121,14 @@ class Leading:
         self._election_timeout_ms = election_timeout_ms
         self._decide = decide
         self._leader_seen = NO_NODE
+        self._heard_ms: dict[NodeId, int] = {}
+        """When each peer was last heard of, by this machine's clock."""
+
+    def heard(self, node: NodeId) -> None:
+        """A frame of that peer has come."""
+        self._heard_ms[node] = self._clock_ms()
+        if self.now is not None:
+            self.now.heard(node)
 
     def notice_change(self) -> bool:
         """Look at who leads after Raft has moved; return whether another node may, so not this one."""
@@ -130,13 +141,20 @@ class Leading:
         return True
 
     def begin(self) -> None:
-        """This leader's no-op is applied: keep time and leases from here on (T1, T2)."""
+        """This leader's no-op is applied: keep time and leases from here on (T1, T2).
+
+        It has heard of those who voted for it and of those who acknowledged its no-op.
+        """
+        now_ms = self._clock_ms()
         self.now = Leadership.begin(
             term=self._raft.term,
             machine=self._machine(),
-            now_ms=self._clock_ms(),
+            now_ms=now_ms,
             turn_ms_max=self._election_timeout_ms,
         )
+        for node, heard_ms in self._heard_ms.items():
+            if now_ms - heard_ms < self._election_timeout_ms:
+                self.now.heard(node)
 
     def tick(self) -> None:
         """Log what is due of a leader."""
