@@ -18,6 +18,7 @@ from tests.disk.memory import SimulatedLog
 from tests.server.snapshots import DirectSnapshots
 from tests.sim.clock import MILLISECOND, Schedule
 from tests.sim.invariants import Invariants
+from tests.sim.promises import Promises
 
 FULL_RETRY_MS = 1_000
 
@@ -59,6 +60,7 @@ class Disk:
         self._busy = False
         self._told_full = False
         self.next_sync_fails = False
+        self.promises = Promises(self.recovered)
 
     @property
     def recovered(self) -> Recovered:
@@ -70,13 +72,14 @@ class Disk:
 
     def submit(self, write: LogWrite) -> None:
         self._log.submit(write)
+        self.promises.submitted(write)
         if not self._busy:
             self._busy = True
             self.after_a_while(self._sync)
 
     def after_a_while(self, step: Callable[[], None]) -> None:
-        """Take the step when a disk would have done it, if the process still lives."""
-        delay = int(self._random.expovariate(1 / self._latency_ms) * MILLISECOND)
+        """Take the step when a disk would have done it, or told of it, if the process still lives."""
+        delay = int(self._random.expovariate(2 / self._latency_ms) * MILLISECOND)
         self._schedule.after(delay, functools.partial(self._if_alive, self._host.life, step))
 
     def set_full(self, *, is_full: bool) -> None:
@@ -88,7 +91,7 @@ class Disk:
         self._busy = self._told_full = self.next_sync_fails = False
         self._log.disk.syncs_fail = False
         self.set_full(is_full=False)  # whoever starts it again makes room
-        self._log.crash(self._random)
+        self.promises = Promises(self._log.crash(self._random))
 
     def flush(self) -> None:
         """Write what waits, as a process does that stops."""
@@ -118,7 +121,7 @@ class Disk:
         return False
 
     def _sync(self) -> None:
-        self._busy = False
+        """Write and sync what waits as one group. What is submitted until that is told is of the next."""
         self._log.disk.syncs_fail = self.next_sync_fails
         try:
             ticket = self._log.sync()
@@ -129,11 +132,23 @@ class Disk:
             return
         self._tell_full(is_full=self._log.finds_no_room)
         if ticket is not None:
-            self._host.now_or_after_pause(functools.partial(self._durable, self._host.life, ticket))
+            self.promises.synced(ticket)
         if self._log.finds_no_room:
-            self._busy = True
+            self._tell_durable(ticket)
             retry = functools.partial(self._if_alive, self._host.life, self._sync)
             self._schedule.after(FULL_RETRY_MS * MILLISECOND, retry)
+        else:
+            self.after_a_while(functools.partial(self._go_on, ticket))
+
+    def _go_on(self, ticket: int | None) -> None:
+        self._busy = self.promises.are_open
+        if self._busy:
+            self.after_a_while(self._sync)
+        self._tell_durable(ticket)
+
+    def _tell_durable(self, ticket: int | None) -> None:
+        if ticket is not None:
+            self._host.now_or_after_pause(functools.partial(self._durable, self._host.life, ticket))
 
     def _durable(self, life: int, ticket: int) -> None:
         if life == self._host.life:

@@ -184,6 +184,7 @@ class SimNode:
         elif self.running:
             step()
             if self.running:  # it may have been its last
+                self.disk.promises.check_log(self.up.raft)
                 self.world.invariants.after_step(self.node_id, self.up)
 
     def _notice_removal(self) -> None:
@@ -238,8 +239,12 @@ class Wire:
     def send(self, node: NodeId, frame: frames.Frame) -> bool:
         world, sender = self.world, self.node
         receiver = world.nodes.get(node)
+        if not sender.running:
+            return False  # a sync failed in the midst of this turn: the process is gone
         if receiver is None or not world.connect(sender, receiver):
             return False
+        if isinstance(frame, frames.Raft):
+            sender.disk.promises.check_sent(sender.up.raft, frame)
         if world.is_cut(sender, receiver) or world.random.random() < world.faults.loss:
             world.met["frames lost"] += 1
             return True
