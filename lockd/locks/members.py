@@ -48,13 +48,17 @@ def register_node(state: LockState, command: Command, operation: RegisterNode) -
     """A node that registers has started: what waits on connections of its earlier boots is orphaned.
 
     The registering node's boot is that of the command's origin. So no leader has to notice a quick
-    restart (G4).
+    restart (G4). An id belongs to the instance that registered first: another is refused, should its
+    peers not have done so (C8).
     """
     if command.origin.node != operation.node:
         return Refused("ERR", "a node registers itself only")
     refusal = _was_removed(state, operation.node)  # it was on its way when the node was removed
     if refusal is not None:
         return refusal
+    known = state.nodes.get(operation.node)
+    if known is not None and known.instance != operation.instance:
+        return Refused("ERR", f"node {operation.node} is instance {known.instance}, not {operation.instance}")
     state.nodes[operation.node] = operation
     orphan_all(state, state.waits.of_other_boots(operation.node, command.origin.boot))
     return Changed(1)

@@ -38,6 +38,15 @@ def test_c8_a_removed_id_is_never_used_again() -> None:
     assert cluster.machine.removed == {4: ""}
 
 
+def test_c8_an_id_belongs_to_the_instance_that_registered_first() -> None:
+    cluster = ClusterState()
+    cluster.send(register(2), node=2)
+    refused = cluster.send(register(2, instance="b" * 32), node=2).refused
+    assert (refused.code, refused.text) == ("ERR", f"node 2 is instance {'a' * 32}, not {'b' * 32}")
+    assert cluster.machine.nodes[2].instance == "a" * 32
+    assert cluster.send(register(2), node=2).count == 1, "its next start"
+
+
 @pytest.mark.parametrize("operation", [AddMember(0, "h:1", True), RemoveMember(-1), PromoteMember(2**31)])
 def test_a_number_that_is_no_id_is_refused(operation: AddMember | RemoveMember | PromoteMember) -> None:
     cluster = ClusterState()
