@@ -11,16 +11,21 @@ token, with `lockd_storage`. The errors are grouped by what the caller may concl
 
 from importlib.metadata import version
 
-from lockd.client.aio import AsyncClient, AsyncLease
+from lockd.client.aio import AsyncClient
 from lockd.client.decorator import HELD, SKIPPED, Skipped
+from lockd.client.demand import LockMode
 from lockd.client.inspection import HolderInfo, LockInfo, QueueInfo, SessionInfo, WaiterInfo
 from lockd.client.lease import LeaseState
-from lockd.client.sync import Client, Lease
+from lockd.client.sync import Client
+from lockd.client.tasks import AsyncLease
+from lockd.client.threads import Lease
 from lockd.errors import (
     AccessDenied,
     CorruptData,
+    Deadlock,
     LeaseLost,
     LimitExceeded,
+    LimitMismatch,
     LockdError,
     LockTimeout,
     NotHeld,
@@ -29,6 +34,7 @@ from lockd.errors import (
     SessionExpired,
     StaleToken,
     Unavailable,
+    WatchGone,
 )
 
 __version__ = version("lockd")
@@ -41,12 +47,15 @@ __all__ = [
     "AsyncLease",
     "Client",
     "CorruptData",
+    "Deadlock",
     "HolderInfo",
     "Lease",
     "LeaseLost",
     "LeaseState",
     "LimitExceeded",
+    "LimitMismatch",
     "LockInfo",
+    "LockMode",
     "LockTimeout",
     "LockdError",
     "NotHeld",
@@ -59,5 +68,6 @@ __all__ = [
     "StaleToken",
     "Unavailable",
     "WaiterInfo",
+    "WatchGone",
     "__version__",
 ]

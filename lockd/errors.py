@@ -2,9 +2,12 @@
 
     LockdError
       Rejected            the command was not applied, and a repeat as it stands won't be
-        LockTimeout         not obtained in time; names the holder
+        LockTimeout         not obtained in time; tells who holds it, and for how long
+        Deadlock            it would have waited for itself; the text names the cycle
+        LimitMismatch       the semaphore has another limit; the text names both
         SessionExpired      the session is gone, and with it its leases
         NotHeld             that grant is no longer held
+        WatchGone           the past that was asked for is forgotten: list, and watch from there
         LimitExceeded       a limit, named
         AccessDenied        not authenticated, or not allowed
       Unavailable         nothing was applied; the same call may succeed later
@@ -17,7 +20,7 @@
 Python exception, exit status and HTTP status.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LockdError(Exception):
@@ -33,15 +36,50 @@ class Rejected(LockdError):
 class LockTimeout(Rejected):
     """The lock was not obtained in time (`wait` ran out) or at once (`wait=0`).
 
-    `lock` is its name; `holder` says who has it, as far as the server told, else "".
+    What follows is as far as the server told. Of several holders it is the one that has held the
+    lock for longest.
     """
 
     wire_code = "TIMEOUT"
 
-    def __init__(self, message: str, *, lock: str = "", holder: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        lock: str = "",
+        holder: str = "",
+        owner: str = "",
+        meta: Any = None,
+        held_ms: int = 0,
+        queue_length: int = 0,
+    ) -> None:
         super().__init__(message)
         self.lock = lock
+        """Its name; of several locks the one that was not to be had."""
         self.holder = holder
+        """Who has it: the name or the public number of the session; "" when that is not known."""
+        self.owner = owner
+        """Which owner of that session, e.g. a thread or a task; "" for none."""
+        self.meta = meta
+        """The holder's metadata, parsed; None for none."""
+        self.held_ms = held_ms
+        self.queue_length = queue_length
+        """How many others waited."""
+
+
+class Deadlock(Rejected):
+    """Waiting for this lock would never have ended: its holders wait for this owner (SAFETY G8).
+
+    The message names the cycle. Nothing else has changed: what the owner holds, it still holds.
+    """
+
+    wire_code = "DEADLOCK"
+
+
+class LimitMismatch(Rejected):
+    """The semaphore is in use with another limit (or is a lock without one). The message names both."""
+
+    wire_code = "MISMATCH"
 
 
 class SessionExpired(Rejected):
@@ -54,6 +92,12 @@ class NotHeld(Rejected):
     """The named grant is not held."""
 
     wire_code = "NOTHELD"
+
+
+class WatchGone(Rejected):
+    """The node no longer has the events that a watch was to go on from. List, and watch from there."""
+
+    wire_code = "GONE"
 
 
 class LimitExceeded(Rejected):

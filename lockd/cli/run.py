@@ -26,7 +26,7 @@ from lockd.cli.children import ChildGroup, Terminal
 from lockd.cli.exits import ExitStatus
 from lockd.cli.guard import Guard
 from lockd.cli.options import Access, Duration, LockName, as_json, with_access, with_meta
-from lockd.client.sync import Lease
+from lockd.client.threads import Lease
 from lockd.errors import LeaseLost
 
 WARNING_SHARE: Final = 0.2

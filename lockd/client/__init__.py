@@ -7,7 +7,7 @@ never replaced behind its holder's back (K3); a cancelled acquire leaves nothing
 forked child holds nothing (K5). It refuses to guess: an answer that did not come is
 OutcomeUnknown, never "not held".
 
-Start with `lease` and `session`, which are pure and hold the rules. `engine` does what they say
-over one connection (`link`, `connection`). `aio` and `sync` are thin faces of that one engine:
-AsyncClient runs it on the caller's loop, Client on a thread of its own (`portal`).
+Start with `demand`, `lease` and `session`, which are pure and hold the rules. `engine` does what they
+say over one connection (`link`, `connection`). `aio` and `sync` are thin faces of that one engine:
+AsyncClient runs it on the caller's loop (`tasks`), Client on a thread of its own (`threads`, `portal`).
 """

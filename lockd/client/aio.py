@@ -1,19 +1,15 @@
-"""The client for asyncio: a thin face of the engine, which runs on the caller's own loop.
-
-AsyncLease and AsyncBlock also serve `async def` functions that a sync Client has decorated: what
-differs is `Caller`, the way from the task to the engine.
-"""
+"""The client for asyncio: a thin face of the engine, which runs on the caller's own loop."""
 
 import asyncio
-import contextlib
+import os
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar, overload
+import weakref
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar, overload
 
 from lockd.client import clock, cluster, fork, inspection
-from lockd.client.blocks import Exit, OnLostName, check_request
+from lockd.client.blocks import OnLostName
 from lockd.client.decorator import (
     AsyncLocked,
     AsyncLockedOrSkipped,
@@ -22,159 +18,41 @@ from lockd.client.decorator import (
     OnBusy,
     lock_calls,
 )
+from lockd.client.demand import Demand
 from lockd.client.engine import Engine
-from lockd.client.inspection import LockInfo, QueueInfo, SessionInfo
-from lockd.client.lease import Grant, LeaseView, OnLost
+from lockd.client.feeds import AsyncFeed
+from lockd.client.inspection import LockEvent, LockInfo, QueueInfo, SessionInfo
+from lockd.client.lease import OnLost
 from lockd.client.options import ClientOptions
 from lockd.client.owners import Owners
 from lockd.client.portal import GiveBack
 from lockd.client.queries import GrantReply, Query
-from lockd.errors import LockdError, LockTimeout
+from lockd.client.tasks import AsyncBlock, AsyncLease, acquire_for_task, async_block
+from lockd.errors import LockTimeout
 
 T = TypeVar("T")
 
 
-class Caller(Protocol):
-    """The way from a task to an engine."""
-
-    @property
-    def engine(self) -> Engine: ...
-
-    def run(self, coroutine: Coroutine[Any, Any, T], give_back: GiveBack[T] | None = None) -> Awaitable[T]:
-        """Run a coroutine of the engine. Who is cancelled while waiting gets nothing, and holds nothing."""
-        ...
-
-
-class AsyncLease(LeaseView):
-    """A held lock, for asyncio. Its `release`, `check` and `wait_lost` are awaited."""
-
-    def __init__(self, grant: Grant, caller: Caller) -> None:
-        super().__init__(grant, clock.now)
-        self._caller = caller
-
-    def check(self, need: float = 0.0) -> Awaitable[None]:
-        """Raise LeaseLost, or renew now if less than `need` seconds are left, and await that.
-
-        The lease is checked by the call itself, before anything is awaited. Raises ValueError when
-        no renewal could give so much.
-        """
-        if self.assured(need):
-            return _Done()
-        return asyncio.ensure_future(self._caller.run(self._caller.engine.assure(self, need)))
-
-    async def release(self) -> bool:
-        """Give the lock back. True: it was held until now; False: it was lost or released before.
-
-        Cancelling it does not stop it. Raises OutcomeUnknown when no node answered while the session
-        lived; the lock has ended with the session then.
-        """
-        if self._caller.engine.is_closed:
-            self.leave()
-            return False
-        return await self._caller.run(self._caller.engine.release(self))
-
-    async def wait_lost(self) -> bool:
-        """Wait until the lease is over: True when it was lost, False when it was released."""
-        loop = asyncio.get_running_loop()
-        over = asyncio.Event()
-
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the waiter's loop is closed: nobody waits
-                loop.call_soon_threadsafe(over.set)
-
-        self.grant.on_over(tell)
-        try:
-            await over.wait()
-        finally:
-            self.grant.forget(tell)
-        return self.lost
-
-
-class _Done:
-    """Awaitable at once, and no coroutine that would complain when it is not awaited."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return
-        yield
-
-
-class AsyncBlock:
-    """`async with client.lock(...) as lease`. Holds the lock inside; see `AsyncClient.lock`."""
-
-    def __init__(self, acquire: Callable[[], Awaitable[AsyncLease]], on_lost: OnLost) -> None:
-        self._acquire = acquire
-        self._on_lost = on_lost
-        self._lease: AsyncLease | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._did_cancel = False
-
-    async def __aenter__(self) -> AsyncLease:
-        if self._lease is not None:
-            raise RuntimeError("this block is entered already; make another with client.lock(...)")
-        lease = self._lease = await self._acquire()
-        if self._on_lost is OnLost.CANCEL:
-            self._task = asyncio.current_task()
-            assert self._task is not None, "a block outside of a task"
-            self._cancelling = self._task.cancelling()
-            loop = asyncio.get_running_loop()
-
-            def cancel_soon() -> None:
-                with contextlib.suppress(RuntimeError):  # the body's loop is closed
-                    loop.call_soon_threadsafe(self._cancel_body)
-
-            lease.on_lost(cancel_soon)
-        return lease
-
-    def _cancel_body(self) -> None:
-        if self._task is not None and not self._did_cancel:
-            self._did_cancel = True
-            self._task.cancel("the lease was lost")
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        lease, self._lease = self._lease, None
-        assert lease is not None, "left before it was entered"
-        task, self._task = self._task, None
-        if task is not None and self._did_cancel:
-            # As asyncio.timeout does: our own cancellation ends here, anybody else's goes on.
-            self._did_cancel = False
-            if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-                error = None
-        end = Exit(lease, self._on_lost)
-        try:
-            end.released(await lease.release())
-        except LockdError as unreleased:
-            end.released(unreleased)
-        if error is None and (lost := end.error()) is not None:
-            raise lost
-
-
-def async_block(
-    caller: Callable[[], Caller], owners: Owners, name: str, *, wait: float | None, meta: str, on_lost: OnLost
-) -> AsyncBlock:
-    """A block of the task that enters it, over whatever way there is to the engine."""
-    return AsyncBlock(lambda: acquire_for_task(caller(), owners, name, wait=wait, meta=meta), on_lost)
-
-
-async def acquire_for_task(
-    caller: Caller, owners: Owners, name: str, *, wait: float | None, meta: str
-) -> AsyncLease:
-    """Acquire as the running task."""
-    acquisition = caller.engine.acquire(name, owner=owners.of_task(), wait=wait, meta=meta)
-    return AsyncLease(await caller.run(acquisition, caller.engine.give_back), caller)
-
-
 class _Direct:
-    """The engine runs on the task's own loop."""
+    """The engine runs on the task's own loop.
 
-    def __init__(self, engine: Engine) -> None:
+    Client and leases have it in hand. When the last of them is dropped without `close`, the
+    session is closed: nobody could use it any more, and it would renew itself for ever.
+    """
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self.engine = engine
+        self.loop = loop
+        weakref.finalize(self, _abandon, engine, loop, os.getpid()).atexit = False
 
     async def run(self, coroutine: Coroutine[Any, Any, T], give_back: GiveBack[T] | None = None) -> T:
         del give_back  # cancelling the task cancels the coroutine: there is no other side
         return await coroutine
+
+
+def _abandon(engine: Engine, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+    if os.getpid() == pid and not loop.is_closed():  # in a fork all is the parent's (SAFETY K5)
+        loop.call_soon_threadsafe(engine.abandon)
 
 
 class AsyncClient:
@@ -197,7 +75,6 @@ class AsyncClient:
         self._options = ClientOptions.build(endpoints, ttl=ttl, name=name, tls=tls, auth=auth)
         self._owners = Owners()
         self._direct: _Direct | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         fork.watch(self)
 
     def lock(
@@ -207,30 +84,73 @@ class AsyncClient:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         on_lost: OnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
     ) -> AsyncBlock:
         """Hold the lock `name` inside `async with`; waits for ever unless `wait` (seconds) is given.
 
-        `meta` is JSON that others see in `inspect`. When the lease is lost inside, leaving the
-        block raises LeaseLost unless the body raised something; `on_lost="cancel"` cancels the body
-        too, at once; "flag" does neither.
-
-        Entering raises LockTimeout, Unavailable, OutcomeUnknown, SessionExpired, LeaseLost (this
-        task has lost this very lock in an outer block) or Rejected; nothing is held then.
+        As `lockd.Client.lock`; the running task is the owner. When the lease is lost inside,
+        `on_lost="cancel"` cancels the body too, at once, and nothing else of its task.
         """
-        text = check_request(name, wait, meta)
-        return async_block(self._caller, self._owners, name, wait=wait, meta=text, on_lost=OnLost(on_lost))
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
+        return async_block(self._caller, self._owners, demand, OnLost(on_lost))
+
+    def lock_all(
+        self,
+        names: Iterable[str],
+        *,
+        wait: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        on_lost: OnLostName = "raise",
+    ) -> AsyncBlock:
+        """Hold several locks inside `async with`: all at once, or none. See `lockd.Client.lock_all`."""
+        demand = Demand.of_all(names, wait=wait, meta=meta)
+        return async_block(self._caller, self._owners, demand, OnLost(on_lost))
+
+    def semaphore(
+        self,
+        name: str,
+        *,
+        limit: int,
+        weight: int = 1,
+        wait: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        on_lost: OnLostName = "raise",
+        max_hold: float | None = None,
+    ) -> AsyncBlock:
+        """Hold `weight` of the `limit` units of a semaphore inside `async with`. See `lockd.Client`."""
+        demand = Demand.of_semaphore(
+            name, limit=limit, weight=weight, wait=wait, meta=meta, max_hold=max_hold
+        )
+        return async_block(self._caller, self._owners, demand, OnLost(on_lost))
 
     async def acquire(
-        self, name: str, *, wait: float | None = None, meta: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        wait: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
     ) -> AsyncLease:
-        """Hold the lock until `await lease.release()`. Raises as entering `lock` does."""
-        text = check_request(name, wait, meta)
-        return await acquire_for_task(self._caller(), self._owners, name, wait=wait, meta=text)
+        """Hold the lock until `await lease.release()`, by whichever task. See `lockd.Client.acquire`."""
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
+        return await acquire_for_task(self._caller(), self._owners, demand.to_hand_on())
 
-    async def try_lock(self, name: str, *, meta: Mapping[str, Any] | None = None) -> AsyncLease | None:
+    async def try_lock(
+        self,
+        name: str,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
+    ) -> AsyncLease | None:
         """The lease if the lock is free now, else None. Raises as `lock`, but for LockTimeout."""
         try:
-            return await self.acquire(name, wait=0, meta=meta)
+            return await self.acquire(name, wait=0, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
         except LockTimeout:
             return None
 
@@ -242,6 +162,9 @@ class AsyncClient:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         on_lost: OnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         on_busy: Literal["raise"] = "raise",
         fence: InstallsLease | None = None,
     ) -> AsyncLocked: ...
@@ -253,6 +176,9 @@ class AsyncClient:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         on_lost: OnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         on_busy: Literal["skip"],
         fence: InstallsLease | None = None,
     ) -> AsyncLockedOrSkipped: ...
@@ -263,11 +189,17 @@ class AsyncClient:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         on_lost: OnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         on_busy: OnBusy = "raise",
         fence: InstallsLease | None = None,
     ) -> AsyncLocked | AsyncLockedOrSkipped:
-        """Decorate an `async def`: each call holds the lock. See `lockd.Client.locked`."""
-        text = check_request(name, wait, meta)
+        """Decorate an `async def`: each call holds the lock. See `lockd.Client.locked`.
+
+        Raises TypeError for a plain `def`, which would block the loop.
+        """
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
         loses = OnLost(on_lost)
 
         def wrap(function: Function) -> Function:
@@ -276,7 +208,7 @@ class AsyncClient:
                 name,
                 open_block=None,
                 open_async_block=lambda lock: async_block(
-                    self._caller, self._owners, lock, wait=wait, meta=text, on_lost=loses
+                    self._caller, self._owners, demand.named(lock), loses
                 ),
                 on_busy=on_busy,
                 fence=fence,
@@ -318,6 +250,10 @@ class AsyncClient:
         """
         return await self.ask(inspection.break_grant(name, token, reason=reason, now=now)) == 1
 
+    def watch(self, prefix: str = "", *, revision: int | None = None) -> AsyncFeed[LockEvent]:
+        """What happens to locks whose names begin with `prefix`. See `lockd.Client.watch`."""
+        return AsyncFeed(self._caller, lambda engine: engine.watch(prefix, revision), revision=revision)
+
     async def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""
         return await self.ask(cluster.status())
@@ -333,13 +269,15 @@ class AsyncClient:
         ttl: float,
         wait: float | None = 0,
         meta: Mapping[str, Any] | None = None,
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         request: str | None = None,
     ) -> GrantReply:
         """See `lockd.Client.acquire_ttl`."""
-        text = check_request(name, wait, meta)
-        request = request or str(uuid.uuid4())
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
         engine = self._caller().engine
-        return await engine.acquire_private(name, ttl=ttl, wait=wait, request=request, meta=text)
+        return await engine.acquire_private(demand, ttl=ttl, request=request or str(uuid.uuid4()))
 
     async def close(self) -> None:
         """End the session: its locks are free at once, its leases lost, its waits over. Idempotent."""
@@ -354,18 +292,15 @@ class AsyncClient:
 
     def after_fork(self) -> object:
         """In a forked child: hold nothing, and leave the parent's connection alone (SAFETY K5)."""
-        inherited, self._direct = (self._direct, self._loop), None
+        inherited, self._direct = self._direct, None
         self._owners.after_fork()
         return inherited
 
     def _caller(self) -> _Direct:
         loop = asyncio.get_running_loop()
-        if self._direct is None or (
-            self._loop is not loop and self._loop is not None and self._loop.is_closed()
-        ):
+        if self._direct is None or (self._direct.loop is not loop and self._direct.loop.is_closed()):
             # A loop that is closed keeps nothing alive: its leases end by the clock.
-            self._direct = _Direct(Engine(self._options, clock.now))
-            self._loop = loop
-        elif self._loop is not loop:
+            self._direct = _Direct(Engine(self._options, clock.now), loop)
+        elif self._direct.loop is not loop:
             raise RuntimeError("this AsyncClient is used on another event loop; make one for each loop")
         return self._direct

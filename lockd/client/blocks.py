@@ -1,11 +1,9 @@
 """What entering and leaving a `with client.lock(...)` block means, for sync and async alike."""
 
 import logging
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from lockd.client.lease import LeaseState, LeaseView, OnLost
-from lockd.client.queries import meta_text
 from lockd.errors import LeaseLost, LockdError
 
 log = logging.getLogger("lockd.client")
@@ -37,12 +35,3 @@ class Exit:
         if self._ended_elsewhere:
             return self._lease.grant.lost_error(ENDED_ELSEWHERE)
         return self._lease.grant.lost_error() if self._state is LeaseState.LOST else None
-
-
-def check_request(name: str, wait: float | None, meta: Mapping[str, Any] | None) -> str:
-    """Check what a caller asks for, before anything is sent. Returns `meta` as JSON text."""
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a lock's name is a text that is not empty, not {name!r}")
-    if wait is not None and not 0 <= wait < float("inf"):
-        raise ValueError(f"wait is in seconds, 0 or more, or None for ever, not {wait!r}")
-    return meta_text(meta)

@@ -136,18 +136,25 @@ async def connect(
     connection: Connection | None = None
     try:
         async with asyncio.timeout(answer_timeout):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(answer_timeout=answer_timeout, on_push=on_push),
-                endpoint.host,
-                endpoint.port,
-                ssl=options.tls,
-                server_hostname=endpoint.host if options.tls else None,
+            connection = await _open(
+                endpoint, options, lambda: Connection(answer_timeout=answer_timeout, on_push=on_push)
             )
             return connection, await _greet(connection, options)
     except BaseException:
         if connection is not None:
             connection.abort("it was not greeted")
         raise
+
+
+async def _open(endpoint: Endpoint, options: ClientOptions, protocol: Callable[[], Connection]) -> Connection:
+    loop = asyncio.get_running_loop()
+    if endpoint.path:
+        return (await loop.create_unix_connection(protocol, endpoint.path))[1]
+    hostname = endpoint.host if options.tls else None
+    _, connection = await loop.create_connection(
+        protocol, endpoint.host, endpoint.port, ssl=options.tls, server_hostname=hostname
+    )
+    return connection
 
 
 async def _greet(connection: Connection, options: ClientOptions) -> Greeting:

@@ -6,21 +6,24 @@ logic of their own. What may be believed, and until when, is `lease`'s and `sess
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from lockd.client import fork, inspection, queries
-from lockd.client.connection import Reply
+from lockd.client.demand import Demand
+from lockd.client.duties import Duties
 from lockd.client.inspection import LockInfo, SessionInfo
-from lockd.client.keeper import Keeper
+from lockd.client.keeper import Keeper, tell_all
 from lockd.client.lease import Clock, Grant, LeaseView
-from lockd.client.link import Call, Link
+from lockd.client.link import Link
 from lockd.client.options import ClientOptions
-from lockd.client.queries import GrantReply, Greeting, Query, Words
+from lockd.client.queries import GrantReply, Greeting, Query
 from lockd.client.session import Session
 from lockd.client.waits import Wait, Waits
+from lockd.client.watch import Watcher
 from lockd.errors import LockdError, LockTimeout, OutcomeUnknown, SessionExpired
-from lockd.ids import Fence
+from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
 
 log = logging.getLogger("lockd.client")
 T = TypeVar("T")
@@ -29,6 +32,7 @@ CLOSED = "the client was closed"
 NO_SESSION = "0" * 32
 """Where the protocol wants a session and the request's UUID says it all."""
 ASK_AGAIN_SECONDS = 0.02
+ENDED_ELSEWHERE = "the cluster had ended it"
 
 
 class Engine:
@@ -51,45 +55,50 @@ class Engine:
         self._cluster = ""
         self._incarnation = ""
         self._waits = Waits()
-        self._duties: dict[asyncio.Future[Reply], tuple[Call, str]] = {}
-        """Releases and withdrawals: sent until they are answered or their session is over."""
-        self._entered: WeakValueDictionary[tuple[str, str], Grant] = WeakValueDictionary()
-        """What each (owner, lock) holds. A lost grant stays while its holder has it in hand."""
+        self._duties = Duties(self._link)
+        self._entered: WeakValueDictionary[tuple[object, ...], Grant] = WeakValueDictionary()
+        """What each owner may enter again. A lost grant stays while its holder has it in hand."""
+        self._watchers: set[Watcher] = set()
         self.is_closed = False
         # Not only the client's: a lease may outlive the client that it came from.
         fork.watch(self)
 
     # Locks.
 
-    async def acquire(self, lock: str, *, owner: str, wait: float | None, meta: str) -> Grant:
-        """Hold `lock` as `owner`, or enter it once more. `wait` in seconds; None for ever.
+    async def acquire(self, demand: Demand, *, owner: str) -> Grant:
+        """Hold what is demanded as `owner`, or enter it once more.
 
-        Raises LockTimeout, LeaseLost (this owner has lost it and has not left it yet), Unavailable
-        and OutcomeUnknown (no node answered for a TTL), SessionExpired (the session ended while
-        this waited), Rejected. Whatever is raised, this call holds nothing (K4).
+        Raises LockTimeout, Deadlock, LimitMismatch, LeaseLost (this owner has lost it and has not
+        left it yet), Unavailable and OutcomeUnknown (no node answered for a TTL), SessionExpired
+        (the session ended while this waited), NotHeld (it was broken before it arrived), Rejected.
+        Whatever is raised, this call holds nothing (K4).
         """
         self._check_open()
-        held = self._entered.get((owner, lock))
+        held = self._entered.get((owner, demand.reentry))
         if held is not None:
             held.enter(self._clock())
             return held
         try:
-            return await self._acquire_in_session(lock, owner=owner, wait=wait, meta=meta)
+            return await self._acquire_in_session(demand, owner=owner)
         except _SessionWasGone:
             # The cluster had forgotten a session in which this had not begun to wait: nothing is
             # lost by asking in another. One that may hold there until that session ends would stand
             # in its own way.
-            return await self._acquire_in_session(lock, owner=owner, wait=wait, meta=meta)
+            return await self._acquire_in_session(demand, owner=owner)
 
-    async def _acquire_in_session(self, lock: str, *, owner: str, wait: float | None, meta: str) -> Grant:
+    async def _acquire_in_session(self, demand: Demand, *, owner: str) -> Grant:
         session = await self._keeper.current()
         request = session.next_request()
-        words = queries.acquire_words(
-            lock, scope=("SESSION", session.id), owner=owner, request=request, wait=wait, meta=meta
-        )
-        acquisition = Wait(words, lock=lock, session=session.id, request=request)
+        # An owner that is nobody else's waits for nobody, as far as the cluster can see (G8).
+        told = f"{owner}/{request}" if demand.may_be_handed_on else owner
+        words = demand.words(("SESSION", session.id), owner=told, request=request)
+        acquisition = Wait(words, demand=demand, session=session.id, request=request)
         try:
-            fence = self._fence_of(await self._obtain(acquisition, wait), lock)
+            fence = self._fence_of(await self._obtain(acquisition), demand)
+            if not session.may_be_relied_on(self._clock()):
+                self._keeper.check_deadline()
+                raise SessionExpired(f"the session ended while {demand.lock!r} was granted; nothing is held")
+            grant, tell = session.granted(demand, owner=owner, fence=fence)
         except SessionExpired as error:
             self._keeper.end(session, f"the cluster ended the session: {error}")
             if acquisition.may_have_begun or self.is_closed:
@@ -98,31 +107,28 @@ class Engine:
         except BaseException:
             self._withdraw(acquisition)
             raise
-        if not session.may_be_relied_on(self._clock()):
-            self._keeper.check_deadline()
-            raise SessionExpired(f"the session ended while {lock!r} was granted; nothing is held")
-        grant = session.granted(lock=lock, owner=owner, fence=fence)
-        self._entered[owner, lock] = grant
+        tell_all(tell)
+        if demand.reentry is not None:
+            self._entered[owner, demand.reentry] = grant
         return grant
 
-    async def acquire_private(
-        self, lock: str, *, ttl: float, wait: float | None, request: str, meta: str
-    ) -> GrantReply:
-        """Hold `lock` in a session of its own with that TTL, which nobody keeps alive unless asked to.
+    async def acquire_private(self, demand: Demand, *, ttl: float, request: str) -> GrantReply:
+        """Hold it in a session of its own with that TTL, which nobody keeps alive unless asked to.
 
         `request` is a UUID; the same one again finds the same grant. Raises as `acquire`.
         """
         self._check_open()
-        words = queries.acquire_words(
-            lock, scope=("TTL", round(ttl * 1000)), owner="", request=request, wait=wait, meta=meta
-        )
-        acquisition = Wait(words, lock=lock, session="", request=request)
+        words = demand.words(("TTL", round(ttl * 1000)), owner="", request=request)
+        acquisition = Wait(words, demand=demand, session="", request=request)
         self._probe_while_waiting(acquisition)
         try:
-            return await self._obtain(acquisition, wait)
+            reply = await self._obtain(acquisition)
+            self._fence_of(reply, demand)
         except BaseException:
-            self._withdraw(acquisition)
+            # Nobody renews it: once its TTL has passed there is nothing left to withdraw.
+            self._withdraw(acquisition, at_most=ttl + self._options.ttl)
             raise
+        return reply
 
     async def release(self, lease: LeaseView) -> bool:
         """Give one entry back. True: it was held until now. False: it was lost or left before.
@@ -136,20 +142,35 @@ class Engine:
         """As `release`, for an entry that has no lease in anybody's hand."""
         if not grant.leave():
             return grant.remaining(self._clock()) > 0.0
-        if self._entered.get((grant.owner, grant.lock)) is grant:
-            del self._entered[grant.owner, grant.lock]
+        entered = (grant.owner, grant.demand.reentry)
+        if self._entered.get(entered) is grant:
+            del self._entered[entered]
         if not grant.release(self._clock()):
+            self._keeper.acknowledge()
             return False
         if self._keeper.session is not None:
             self._keeper.session.released(grant)
-        query = queries.release(grant.lock, token=grant.token, session=grant.session)
-        done = self._duty(query.words, session=grant.session)
-        call, _ = self._duties[done]
-        reply = await asyncio.shield(done)
+        query = (
+            queries.release_all(token=grant.token, session=grant.session)
+            if grant.demand.of_several
+            else queries.release(grant.lock, token=grant.token, session=grant.session)
+        )
+        duty = self._duties.begin(query.words, session=grant.session)
+        reply = await asyncio.shield(duty.done)
         if isinstance(reply, LockdError):
             raise reply
         # A repeat finds nothing to release when the first one got through.
-        return query.read(reply) == 1 or call.sends > 1
+        return query.read(reply) >= 1 or duty.was_repeated
+
+    async def update_meta(self, lease: LeaseView, meta: str) -> None:
+        """Have the lease's locks show this JSON text. Raises LeaseLost, OutcomeUnknown, Rejected."""
+        lease.assured(0.0)
+        grant = lease.grant
+        for lock in grant.locks:
+            query = inspection.change_meta(lock, token=grant.token, session=grant.session, meta=meta)
+            if await self.ask(query) != 1:
+                self._keeper.lose(grant, ENDED_ELSEWHERE)
+                raise grant.lost_error(ENDED_ELSEWHERE)
 
     async def assure(self, lease: LeaseView, need: float) -> None:
         """Return when `need` seconds are left to the lease. Raises LeaseLost, ValueError."""
@@ -182,22 +203,73 @@ class Engine:
             after = page.next
         return found
 
+    def watch(self, prefix: str, revision: int | None) -> Watcher:
+        """Begin to watch the locks with that prefix; ends with the client at the latest."""
+        self._check_open()
+        watcher = Watcher(
+            self._options,
+            self._clock,
+            prefix=prefix,
+            revision=revision,
+            accept=self._accept,
+            on_over=self._watchers.discard,
+        )
+        self._watchers.add(watcher)
+        return watcher
+
     async def close(self) -> None:
         """End the session, and with it everything that is held or waited for. Idempotent."""
         if self.is_closed:
             return
+        session = self._end()
+        for watcher in list(self._watchers):
+            await watcher.close()
+        try:
+            if session is not None:
+                query = queries.close_session(session.id)
+                await self._link.ask(query.words, patience=self._link.answer_timeout, changes=True)
+        except LockdError as error:
+            log.warning("the session was not closed, and ends with its TTL: %s", error)
+        finally:
+            self._link.stop()
+        await self._link.close()
+
+    def abandon(self, then: Callable[[], None] = lambda: None) -> None:
+        """As `close`, but without anybody who waits; `then` is called when all is over.
+
+        Nobody has the client or a lease in hand any more: it would renew its session for ever.
+        """
+        if self.is_closed:
+            then()
+            return
+        log.info("a client was dropped without being closed")
+        for watcher in list(self._watchers):
+            watcher.close_soon()
+        session = self._end()
+
+        def over() -> None:
+            if timer is not None:
+                timer.cancel()
+            self._link.stop()
+            then()
+
+        timer: asyncio.TimerHandle | None = None
+        if session is None:
+            over()
+        else:
+            timer = self._loop.call_later(self._link.answer_timeout, over)
+            self._link.call(queries.close_session(session.id).words, lambda _: over())
+
+    def _end(self) -> Session | None:
+        """Nothing is held or waited for any more. Returns the session, which the cluster still has."""
         self.is_closed = True
+        self._keeper.close()
         session = self._keeper.session
         for wait in self._waits.of_session(None):
             wait.give_up(SessionExpired(CLOSED))
         if session is not None:
             self._keeper.end(session, CLOSED)
-            query = queries.close_session(session.id)
-            try:
-                await self._link.ask(query.words, patience=self._link.answer_timeout, changes=True)
-            except LockdError as error:
-                log.warning("the session was not closed, and ends with its TTL: %s", error)
-        await self._link.close()
+        return session
 
     def after_fork(self) -> object:
         """Rely on nothing any more, and touch nothing: in a forked child all is the parent's (K5)."""
@@ -212,8 +284,8 @@ class Engine:
 
     # One acquisition, from its command to its end.
 
-    async def _obtain(self, acquisition: Wait, wait: float | None) -> GrantReply:
-        began = self._loop.time()
+    async def _obtain(self, acquisition: Wait) -> GrantReply:
+        began, wait = self._loop.time(), acquisition.demand.wait
         try:
             async with asyncio.timeout(self._options.ttl) as limit:
 
@@ -229,10 +301,9 @@ class Engine:
             assert acquisition.call is not None, "it was sent"
             if not acquisition.is_queued:
                 raise self._link.unanswered(acquisition.call, changes=True) from None
-            text = (
-                f"{acquisition.lock!r} was not granted within {wait} s; the cluster did not say who holds it"
-            )
-            raise LockTimeout(text, lock=acquisition.lock) from None
+            lock = acquisition.demand.lock
+            text = f"{lock!r} was not granted within {wait} s; the cluster did not say who holds it"
+            raise LockTimeout(text, lock=lock) from None
         finally:
             acquisition.outcome.cancel()
             self._waits.remove(acquisition)
@@ -245,7 +316,7 @@ class Engine:
             return
         if acquisition.call is not None:
             self._link.forget(acquisition.call)
-        acquisition.call = self._link.call(acquisition.words, lambda call: acquisition.on_reply(call.reply))
+        acquisition.asked(self._link.call(acquisition.words, lambda call: acquisition.on_reply(call.reply)))
 
     def _probe_while_waiting(self, acquisition: Wait) -> None:
         """Find out whether the node is still there: no keepalive does so for a wait without our session."""
@@ -254,31 +325,28 @@ class Engine:
         if not acquisition.outcome.done():
             self._loop.call_later(self._link.answer_timeout, self._probe_while_waiting, acquisition)
 
-    def _withdraw(self, acquisition: Wait) -> None:
+    def _withdraw(self, acquisition: Wait, *, at_most: float | None = None) -> None:
         """See to it that an acquisition which was given up holds nothing, now or later (K4)."""
-        if acquisition.was_refused or acquisition.call is None or acquisition.call.sends == 0:
+        if acquisition.was_refused or acquisition.sends == 0:
             return
+        session = acquisition.session
         query = queries.cancel(
-            acquisition.lock, session=acquisition.session or NO_SESSION, request=acquisition.request
+            acquisition.demand.lock, session=session or NO_SESSION, request=acquisition.request
         )
-        self._duty(query.words, session=acquisition.session)
+        if not self.is_closed:
+            self._duties.begin(query.words, session=session, at_most=at_most)
 
-    def _duty(self, words: Words, *, session: str) -> asyncio.Future[Reply]:
-        """Send a command until it is answered or its session is over, whoever still waits for it."""
-        done: asyncio.Future[Reply] = self._loop.create_future()
-
-        def on_reply(call: Call) -> None:
-            del self._duties[done]
-            done.set_result(call.reply)
-
-        self._duties[done] = (self._link.call(words, on_reply), session)
-        return done
-
-    def _fence_of(self, reply: GrantReply, lock: str) -> Fence:
-        if reply.lock != lock:
-            raise OutcomeUnknown(f"the node's answer is of another lock: {reply.lock!r}, not {lock!r}")
+    def _fence_of(self, reply: GrantReply, demand: Demand) -> Fence:
+        """The fence of a grant of what was demanded. Raises OutcomeUnknown for any other."""
+        what = (reply.lock, reply.mode, reply.locks if demand.of_several else ())
+        if what != (demand.lock, demand.mode, demand.locks if demand.of_several else ()):
+            text = f"{reply.mode} {reply.lock!r}, not {demand.mode} {demand.lock!r}"
+            raise OutcomeUnknown(f"the node's answer is of another lock: {text}")
         try:
-            fence = Fence.parse(reply.fence)
+            token = FencingToken(reply.token)
+            fence = Fence(ClusterId(reply.cluster), Incarnation(reply.incarnation), token)
+            if reply.fence and Fence.parse(reply.fence) != fence:
+                raise ValueError(f"{reply.fence!r} is not {fence}")
         except ValueError as error:
             raise OutcomeUnknown(f"the node's answer can't be read: {error}") from None
         objection = self._accept(Greeting(fence.cluster, fence.incarnation))
@@ -314,12 +382,10 @@ class Engine:
 
     def _on_session_end(self, session: Session, because: str) -> None:
         for wait in self._waits.of_session(session.id):
-            wait.give_up(SessionExpired(f"the session ended while waiting for {wait.lock!r}: {because}"))
-        for done, (call, of_session) in list(self._duties.items()):
-            if of_session == session.id:
-                self._link.forget(call)
-                del self._duties[done]
-                done.set_result(OutcomeUnknown(f"{call.words[0]} was not answered before {because}"))
+            wait.give_up(
+                SessionExpired(f"the session ended while waiting for {wait.demand.lock!r}: {because}")
+            )
+        self._duties.of_ended_session(session.id, because)
 
 
 class _SessionWasGone(SessionExpired):

@@ -13,7 +13,7 @@ from lockd.client import queries
 from lockd.client.lease import Clock, Grant
 from lockd.client.link import Call, Link
 from lockd.client.options import ClientOptions
-from lockd.client.session import Session
+from lockd.client.session import Session, Tell
 from lockd.errors import LeaseLost, LockdError, SessionExpired, Unavailable
 from lockd.ids import SessionId
 
@@ -41,6 +41,7 @@ class Keeper:
         self._renew_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._need_renewal: list[asyncio.Future[None]] = []
+        self._is_closed = False
 
     async def current(self) -> Session:
         """The session that lives, or a new one. Raises Unavailable, AccessDenied, Rejected."""
@@ -57,6 +58,8 @@ class Keeper:
         query = queries.open_session(ttl_ms=round(self._options.ttl * 1000), name=self._options.name)
         call = await self._link.ask(query.words, patience=self._options.ttl, changes=False)
         reply = query.read(call.reply)
+        if self._is_closed:
+            raise Unavailable("the client was closed")
         session = Session(SessionId(reply.session), sent_at=call.sent_at, ttl=reply.ttl_ms / 1000)
         if not session.may_be_relied_on(self._clock()):
             raise Unavailable("the session was opened too slowly to be relied on")
@@ -76,8 +79,21 @@ class Keeper:
             return
         if self._renewal is not None:
             self._link.forget(self._renewal)
-        words = queries.keepalive(session.id).words
-        self._renewal = self._link.call(words, lambda call: self._on_renewed(session, call), is_urgent=True)
+        number = session.to_acknowledge()
+        words = queries.keepalive(session.id, acknowledge=number).words
+        self._renewal = self._link.call(
+            words, lambda call: self._on_renewed(session, call, number), is_urgent=True, must_arrive=True
+        )
+
+    def acknowledge(self) -> None:
+        """Somebody has left a lease: if it was revoked, the cluster may pass its lock on now (K6)."""
+        if self.session is not None and self.session.to_acknowledge():
+            self.renew_now()
+
+    def lose(self, grant: Grant, because: str) -> None:
+        """The cluster says that this grant has ended; its session goes on."""
+        if self.session is not None and self.session.id == grant.session:
+            tell_all(self.session.lose(grant, because))
 
     async def renew(self, grant: Grant, need: float) -> None:
         """Return when the grant has `need` seconds left. Raises LeaseLost when it can't be assured."""
@@ -109,30 +125,33 @@ class Keeper:
             self._link.forget(self._renewal)
             self._renewal = None
         self._wake()
-        for callback in tell:
-            try:
-                callback()
-            except Exception:
-                log.exception("a callback that was told of a lost lease failed")
+        tell_all(tell)
         self._on_end(session, because)
 
-    def _on_renewed(self, session: Session, call: Call) -> None:
+    def close(self) -> None:
+        """No session is opened any more."""
+        self._is_closed = True
+
+    def _on_renewed(self, session: Session, call: Call, acknowledged: int) -> None:
         self._renewal = None
         if session is not self.session:
             return
         try:
             if isinstance(call.reply, LockdError):
                 raise call.reply
-            ttl = queries.keepalive(session.id).read(call.reply).ttl_ms / 1000
+            reply = queries.keepalive(session.id).read(call.reply)
         except SessionExpired as error:
             self.end(session, f"the cluster ended the session: {error}")
         except LockdError as error:
             log.warning("a keepalive was refused: %s", error)
             self._renew_timer = self._loop.call_later(_REFUSED_PAUSE * session.trust.ttl, self._renew_if_due)
         else:
-            if session.renewed(sent_at=call.sent_at, ttl=ttl, now=self._clock()):
+            if session.renewed(sent_at=call.sent_at, ttl=reply.ttl_ms / 1000, now=self._clock()):
                 self._set_timers(session)
+                session.acknowledged(acknowledged)
+                tell_all(session.revoked(reply.ended))
                 self._wake()
+                self.acknowledge()
             else:
                 self.check_deadline()
 
@@ -171,3 +190,12 @@ class Keeper:
         if session is self.session:
             # The loop's clock is ahead of ours by a little.
             self._set_timers(session)
+
+
+def tell_all(tell: Tell) -> None:
+    """Call everyone who wanted to know of a loss, whatever becomes of the others."""
+    for callback in tell:
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback that was told of a lost lease failed")

@@ -2,7 +2,8 @@
 
     HELD        the clock is before the deadline, and the cluster can be reached
     SUSPENDED   still held, but the connection is gone: nothing renews it just now (SAFETY K2)
-    LOST        the deadline passed, or the cluster said that the session is gone. For good (K3)
+    LOST        the deadline passed, or the cluster said that the session is gone, or that this grant
+                was revoked: broken by somebody, or held for its max_hold (K7). For good (K3)
     RELEASED    its holder gave it back
 
 Every question is answered with the time of asking: a flag that a timer should have set may be
@@ -12,9 +13,11 @@ late, a clock is not. Times are seconds of one clock that counts suspend; the ca
 import contextlib
 import enum
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from lockd.client.demand import Demand, LockMode
 from lockd.errors import LeaseLost
 from lockd.ids import Fence, SessionId, ascii_int
 
@@ -102,25 +105,45 @@ class InheritedTrust(Trust):
 
 
 class Grant:
-    """One grant of one lock, shared by all who entered it as the same owner.
+    """One grant, of one lock or of several at once, shared by all who entered it as the same owner.
 
     Re-entry is counted here, never by the server (SAFETY G1): the grant is released when the last
     of its entries has left.
     """
 
-    def __init__(self, *, lock: str, owner: str, fence: Fence, session: SessionId, trust: Trust) -> None:
-        self.lock = lock
+    def __init__(self, demand: Demand, *, owner: str, fence: Fence, session: SessionId, trust: Trust) -> None:
+        self.demand = demand
         self.owner = owner
         self.fence = fence
         self.session = session
         self.trust = trust
         self._entries = 1
         self._over: LeaseState | None = None
+        self._because = ""
         self._on_over: list[Callable[[], None]] = []
+
+    @property
+    def lock(self) -> str:
+        """The lock's name; of several the first."""
+        return self.demand.lock
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        return self.demand.locks
 
     @property
     def token(self) -> int:
         return self.fence.token
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has been told to be lost; by the clock it may be so before: see `state`."""
+        return self._over is LeaseState.LOST
+
+    @property
+    def is_left(self) -> bool:
+        """Whether all who entered it have left: no work goes on under it (K6)."""
+        return self._entries == 0
 
     def state(self, now: float) -> LeaseState:
         """The state at `now`, by the clock."""
@@ -144,8 +167,12 @@ class Grant:
 
     def lost_error(self, because: str = "") -> LeaseLost:
         """The error that says how it ended."""
-        because = because or self.trust.ended_because or "its deadline passed without a renewal"
-        text = f"lock {self.lock!r}: the lease with token {self.token} is over: {because}"
+        because = (
+            because or self._because or self.trust.ended_because or "its deadline passed without a renewal"
+        )
+        text = (
+            f"lock {', '.join(map(repr, self.locks))}: the lease with token {self.token} is over: {because}"
+        )
         return LeaseLost(text, lock=self.lock, token=self.token)
 
     def enter(self, now: float) -> None:
@@ -170,8 +197,10 @@ class Grant:
             tell()
         return True
 
-    def lose(self) -> list[Callable[[], None]]:
-        """It is lost. Returns whom to tell: the caller calls each, whatever the others do."""
+    def lose(self, because: str = "") -> list[Callable[[], None]]:
+        """It is lost, for a reason of its own or its session's (""). Returns whom to tell: the caller
+        calls each, whatever the others do."""
+        self._because = self._because or because
         return self._end(LeaseState.LOST)
 
     def on_over(self, tell: Callable[[], None]) -> None:
@@ -215,17 +244,40 @@ class LeaseView:
 
     @property
     def lock(self) -> str:
-        """The lock's name."""
+        """The lock's name; of several locks the first by name."""
         return self.grant.lock
 
     @property
+    def locks(self) -> tuple[str, ...]:
+        """The names of all locks that it holds, in their order."""
+        return self.grant.locks
+
+    @property
+    def mode(self) -> LockMode:
+        """Exclusive, shared or semaphore."""
+        return self.grant.demand.mode
+
+    @property
     def token(self) -> int:
-        """The fencing token of this grant, below 2**53. The same for every re-entry."""
+        """The token of this grant, below 2**53. The same for every re-entry, and for all its locks.
+
+        It fences what an exclusive lease protects; what a shared one does, only in part (see
+        `fence`); a semaphore's tells grants apart and no more.
+        """
         return self.grant.token
 
     @property
     def fence(self) -> str:
-        """`cluster/incarnation/token`, for headers, environments and storage."""
+        """`cluster/incarnation/token`, for headers, environments and storage.
+
+        A shared lease may install it, which shuts out an earlier writer, but may not write (SAFETY
+        G10). Raises TypeError for a semaphore: its holders have no order, so nothing can tell a
+        stale one from its successor.
+        """
+        if self.mode is LockMode.SEMAPHORE:
+            raise TypeError(
+                f"semaphore {self.lock!r}: fencing is not for semaphores, whose holders have no order"
+            )
         return str(self.grant.fence)
 
     @property
@@ -258,12 +310,15 @@ class LeaseView:
         It runs on the thread that keeps the session alive (the event loop of an AsyncClient):
         it must be quick and must not block. If the lease is lost already it is called at once.
         """
+        # The grant must not keep the lease in hand: who drops both lease and client lets the session end.
+        grant, lease = self.grant, weakref.ref(self)
 
         def over() -> None:
-            if self.lost:
+            view = lease()
+            if grant.is_lost if view is None else view.lost:
                 callback()
 
-        self.grant.on_over(over)
+        grant.on_over(over)
 
     def leave(self) -> bool:
         """Its holder has done with it. Returns whether that is news; only then the entry counts out."""
@@ -291,16 +346,18 @@ class LeaseView:
 def inherited_grant(environment: Mapping[str, str]) -> Grant:
     """The grant that `lockd run` passes to its child in LOCKD_LOCK, LOCKD_FENCE and LOCKD_TTL_MS.
 
-    Raises ValueError that names the variable which is missing or wrong.
+    LOCKD_MODE may say `shared`. Raises ValueError that names the variable which is missing or wrong.
     """
     found = {name: environment.get(name, "") for name in ("LOCKD_LOCK", "LOCKD_FENCE", "LOCKD_TTL_MS")}
     missing = [name for name, value in found.items() if not value]
     if missing:
         raise ValueError(f"{', '.join(missing)} not set: this process was not started by `lockd run`")
     try:
+        mode = LockMode(environment.get("LOCKD_MODE") or LockMode.EXCLUSIVE)
         fence = Fence.parse(found["LOCKD_FENCE"])
         ttl = ascii_int(found["LOCKD_TTL_MS"], low=1, high=2**53) / 1000
     except ValueError as error:
-        raise ValueError(f"LOCKD_FENCE, LOCKD_TTL_MS: {error}") from None
+        raise ValueError(f"LOCKD_FENCE, LOCKD_TTL_MS, LOCKD_MODE: {error}") from None
+    demand = Demand(locks=(found["LOCKD_LOCK"],), mode=mode)
     trust = InheritedTrust(sent_at=math.inf, ttl=ttl)
-    return Grant(lock=found["LOCKD_LOCK"], owner="", fence=fence, session=SessionId(""), trust=trust)
+    return Grant(demand, owner="", fence=fence, session=SessionId(""), trust=trust)

@@ -34,10 +34,22 @@ _jitter = random.Random()  # noqa: S311 - nothing is kept secret by it
 class Call:
     """One command on its way until it is answered. `reply` may be a LockdError."""
 
-    __slots__ = ("_on_reply", "command", "refusal", "refusals", "reply", "sends", "sent_at", "words")
+    __slots__ = (
+        "_on_reply",
+        "command",
+        "must_arrive",
+        "refusal",
+        "refusals",
+        "reply",
+        "sends",
+        "sent_at",
+        "words",
+    )
 
-    def __init__(self, words: Words, on_reply: Callable[["Call"], None]) -> None:
+    def __init__(self, words: Words, on_reply: Callable[["Call"], None], *, must_arrive: bool) -> None:
         self.words = words
+        self.must_arrive = must_arrive
+        """That a node lets nobody in is no end of it: another one may, or the same one later."""
         self.command = pack(words)
         self.reply: Reply = None
         self.sends = 0
@@ -93,13 +105,21 @@ class Link:
         """How long a node may take for one answer, and to connect and greet. Seconds."""
         return self._options.ttl / ATTEMPTS_PER_TTL
 
-    def call(self, words: Words, on_reply: Callable[[Call], None], *, is_urgent: bool = False) -> Call:
+    def call(
+        self,
+        words: Words,
+        on_reply: Callable[[Call], None],
+        *,
+        is_urgent: bool = False,
+        must_arrive: bool = False,
+    ) -> Call:
         """Send a command as soon as a node is reached, and again until it is answered.
 
-        One that is urgent goes before all that have not been sent. Raises ValueError for words that
-        can't be sent.
+        One that is urgent goes before all that have not been sent. One that has not been sent is
+        answered with AccessDenied when a node lets nobody in, unless it `must_arrive`; one that has
+        been sent may have been applied, and stays open. Raises ValueError for words that can't be sent.
         """
-        call = Call(words, on_reply)
+        call = Call(words, on_reply, must_arrive=must_arrive)
         self._open[call] = None
         if self._connection is None:
             self._connect_soon()
@@ -140,16 +160,31 @@ class Link:
         what = f"{call.words[0]} was not answered: {self._trouble}"
         return OutcomeUnknown(what) if changes and call.sends else Unavailable(what)
 
-    async def close(self) -> None:
-        """Drop the connection and give up what is open."""
+    @property
+    def nodes(self) -> int:
+        """How many addresses of nodes are known."""
+        return len(self._endpoints)
+
+    def drop(self, because: str) -> None:
+        """Leave the node, for the next one if anything is open or needed."""
+        if self._connection is not None:
+            self._connection.abort(because)
+
+    def stop(self) -> None:
+        """Drop the connection and give up what is open. Idempotent."""
         self._is_closed = True
         for call in list(self._open):
             self._finish(call, Unavailable("the client was closed"))
         if self._supervisor is not None:
             self._supervisor.cancel()
-            await asyncio.wait([self._supervisor])
         if self._connection is not None:
             self._connection.abort("the client was closed")
+
+    async def close(self) -> None:
+        """As `stop`, and wait until nothing of it runs any more."""
+        self.stop()
+        if self._supervisor is not None:
+            await asyncio.wait([self._supervisor])
 
     # The connection.
 
@@ -185,9 +220,11 @@ class Link:
                 endpoint, self._options, answer_timeout=self.answer_timeout, on_push=self._on_push
             )
         except AccessDenied as error:
-            # Trying again can't help, and the callers can act on it.
+            # Trying again can't help, and the callers can act on it. But it is no answer to what
+            # another connection took: that must still be withdrawn, or released (K4).
             for call in list(self._open):
-                self._finish(call, error)
+                if call.sends == 0 and not call.must_arrive:
+                    self._finish(call, error)
             self._trouble = f"{endpoint}: {error}"
             return None
         except (OSError, UnicodeError, LockdError) as error:
@@ -218,8 +255,11 @@ class Link:
             self._on_down()
 
     def _on_members(self, reply: Reply) -> None:
-        members = reply.get("members", []) if isinstance(reply, dict) else []
-        self._endpoints.reported([str(member.get("client", "")) for member in members])
+        members = reply.get("members") if isinstance(reply, dict) else None
+        if isinstance(members, list):
+            self._endpoints.reported(
+                [str(each.get("client", "")) for each in members if isinstance(each, dict)]
+            )
 
     # Calls.
 

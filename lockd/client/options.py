@@ -1,6 +1,7 @@
 """What a client is told at its start: where the nodes are, and who it is there."""
 
 import os
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,22 +10,36 @@ from typing import Final, NamedTuple
 DEFAULT_PORT: Final = 7420
 DEFAULT_ENDPOINTS: Final = f"127.0.0.1:{DEFAULT_PORT}"
 ENDPOINTS_VARIABLE: Final = "LOCKD_ENDPOINTS"
+_UNIX: Final = "unix:"
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - to be refused, not listened on
 
 
 class Endpoint(NamedTuple):
-    """Where a node listens for clients."""
+    """Where a node listens for clients: `unix:/path` and no port for a Unix socket."""
 
     host: str
     port: int
 
+    @property
+    def path(self) -> str:
+        """Of a Unix socket, else ""."""
+        return self.host.removeprefix(_UNIX) if self.host.startswith(_UNIX) else ""
+
     def __str__(self) -> str:
+        if self.path:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
-        """Read `host`, `host:port`, `[::1]` or `[::1]:port`. Raises ValueError."""
+        """Read `host`, `host:port`, `[::1]`, `[::1]:port` or `unix:/path`. Raises ValueError."""
         text = text.strip()
+        if text.startswith(_UNIX):
+            if not text.startswith(f"{_UNIX}/"):
+                raise ValueError(f"endpoint {text!r}: expected unix:/path, from the root on")
+            if not hasattr(socket, "AF_UNIX"):
+                raise ValueError(f"endpoint {text!r}: this system has no Unix sockets")
+            return cls(text, 0)
         if text.startswith("["):
             host, bracket, rest = text[1:].partition("]")
             if not bracket or (rest and not rest.startswith(":")):
@@ -70,8 +85,11 @@ class ClientOptions:
         if not 0.5 <= ttl <= 3_600:
             raise ValueError(f"ttl is in seconds, 0.5 to 3600, not {ttl!r}")
         user, password = auth or ("", "")
+        where = _endpoints(endpoints)
+        if tls and (sockets := [str(endpoint) for endpoint in where if endpoint.path]):
+            raise ValueError(f"endpoint {sockets[0]!r}: there is no TLS over a Unix socket")
         return cls(
-            endpoints=_endpoints(endpoints),
+            endpoints=where,
             ttl=ttl,
             name=name,
             tls=ssl.create_default_context() if tls is True else tls or None,
@@ -113,5 +131,6 @@ class EndpointRing:
                 endpoint = Endpoint.parse(text)
             except ValueError:
                 continue  # a node without an address for clients
-            if endpoint.host not in _WILDCARDS and endpoint not in self._all:
+            # What a node says may lead to another node, and never to a socket of this machine.
+            if not endpoint.path and endpoint.host not in _WILDCARDS and endpoint not in self._all:
                 self._all.append(endpoint)

@@ -6,6 +6,7 @@ result is given back, and exactly one of the two happens (SAFETY K4).
 """
 
 import asyncio
+import contextlib
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -58,6 +59,12 @@ class Portal:
             self._is_stopped = True
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def stop_after(self, last: Callable[[Callable[[], None]], None]) -> None:
+        """Have `last(stop)` called on the loop, which stops when it calls `stop`. Waits for nothing and
+        takes no lock: for a finalizer, which may run in any thread, in the middle of anything."""
+        with contextlib.suppress(RuntimeError):  # it was stopped before
+            self._loop.call_soon_threadsafe(last, self._loop.stop)
 
     def _begin(self, coroutine: Coroutine[Any, Any, T], give_back: GiveBack[T] | None) -> Future[T]:
         future: Future[T] = Future()

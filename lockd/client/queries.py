@@ -7,13 +7,15 @@ A `Query` is the words of one command and how to read its reply; `Client.ask` an
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from lockd.errors import (
     AccessDenied,
+    Deadlock,
     LimitExceeded,
+    LimitMismatch,
     LockdError,
     LockTimeout,
     NotHeld,
@@ -21,11 +23,14 @@ from lockd.errors import (
     Rejected,
     SessionExpired,
     Unavailable,
+    WatchGone,
 )
 
 T = TypeVar("T")
 Word = str | int
 Words = tuple[Word, ...]
+TTL_MS_MAX: Final = 366 * 24 * 3600 * 1000
+"""More than any cluster gives. What exceeds it is no TTL but a damaged answer."""
 
 ERRORS: Mapping[str, type[LockdError]] = {
     "ERR": Rejected,
@@ -33,10 +38,10 @@ ERRORS: Mapping[str, type[LockdError]] = {
     "TIMEOUT": LockTimeout,
     "NOTHELD": NotHeld,
     "NOSESSION": SessionExpired,
-    "DEADLOCK": Rejected,
+    "DEADLOCK": Deadlock,
     "LIMIT": LimitExceeded,
-    "MISMATCH": Rejected,
-    "GONE": Rejected,
+    "MISMATCH": LimitMismatch,
+    "GONE": WatchGone,
     "UNAVAILABLE": Unavailable,
     "UNKNOWN": OutcomeUnknown,
     "NOAUTH": AccessDenied,
@@ -45,17 +50,54 @@ ERRORS: Mapping[str, type[LockdError]] = {
 """Which error a reply's first word becomes. A word that is not here is a refusal: Rejected."""
 
 
-def error_of(text: str, *, lock: str = "", holder: str = "") -> LockdError:
-    """The exception for a RESP error, given its whole line."""
+class BusyTail(msgspec.Struct, frozen=True):
+    """What a node tells of a lock that was not to be had, behind the text for people."""
+
+    lock: str = ""
+    holder: str = ""
+    owner: str = ""
+    meta: Any = None
+    held_ms: int = 0
+    queue_length: int = 0
+
+
+def error_of(text: str, *, lock: str = "", told: BusyTail | None = None) -> LockdError:
+    """The exception for a RESP error, given its whole line. `told`: as a push has it beside the text."""
     code, _, message = text.partition(" ")
     kind = ERRORS.get(code)
-    if kind is LockTimeout:
-        return LockTimeout(message, lock=lock, holder=holder or _holder_in(message))
-    return Rejected(text) if kind is None else kind(message)
+    if kind is not LockTimeout:
+        return Rejected(text) if kind is None else kind(message)
+    message, tail = _busy_tail(message)
+    tail = told or tail or BusyTail(holder=_holder_in(message))
+    return LockTimeout(
+        message,
+        lock=lock or tail.lock,
+        holder=tail.holder,
+        owner=tail.owner,
+        meta=tail.meta,
+        held_ms=tail.held_ms,
+        queue_length=tail.queue_length,
+    )
+
+
+def _busy_tail(message: str) -> tuple[str, BusyTail | None]:
+    """The text and the line of JSON behind it, which older nodes and other errors have not.
+
+    The last ` | {` begins it: names and metadata inside the JSON have their quotes escaped, so
+    that nothing in them reads as JSON to the end of the line.
+    """
+    text, found, tail = message.rpartition(" | {")
+    while found:
+        try:
+            return text, msgspec.json.decode("{" + tail, type=BusyTail)
+        except (msgspec.DecodeError, RecursionError):
+            text, found, more = text.rpartition(" | {")
+            tail = f"{more} | {{{tail}"
+    return message, None
 
 
 def _holder_in(message: str) -> str:
-    """Who a BUSY text names: `"k" has been held by session 3 "billing" for 12 ms`."""
+    """Who the text names, when that is all there is: `"k" has been held by session 3 "x" for 12 ms`."""
     _, found, rest = message.partition(" held by ")
     return rest.partition(" for ")[0] if found else ""
 
@@ -79,13 +121,28 @@ class Greeting(msgspec.Struct, frozen=True):
     node: int = 0
 
 
+Ttl = Annotated[int, msgspec.Meta(ge=1, le=TTL_MS_MAX)]
+
+
 class SessionReply(msgspec.Struct, frozen=True):
     session: str
-    ttl_ms: int
+    ttl_ms: Ttl
+
+
+class EndedNotice(msgspec.Struct, frozen=True, array_like=True):
+    """A grant of this session was revoked: broken by somebody, or held for its max_hold (K7)."""
+
+    number: int
+    """Grows within the session; acknowledging it acknowledges those before it."""
+    lock: str
+    token: int
+    reason: str
 
 
 class RenewalReply(msgspec.Struct, frozen=True):
-    ttl_ms: int
+    ttl_ms: Ttl
+    ended: tuple[EndedNotice, ...] = ()
+    """What has not been acknowledged yet."""
 
 
 class GrantReply(msgspec.Struct, frozen=True):
@@ -94,13 +151,18 @@ class GrantReply(msgspec.Struct, frozen=True):
     lock: str
     session: str
     token: int
-    fence: str
     cluster: str
     incarnation: str
+    fence: str = ""
     revision: int = 0
     ttl_ms: int = 0
     repeat: int = 0
     """1: this answer was given before, or after a wait; no deadline may be counted from it (K1)."""
+    mode: str = "exclusive"
+    limit: int = 0
+    weight: int = 1
+    locks: tuple[str, ...] = ()
+    """All that an acquisition of several locks holds, by name; () for one lock."""
 
 
 class WaitEnd(msgspec.Struct, frozen=True):
@@ -108,7 +170,31 @@ class WaitEnd(msgspec.Struct, frozen=True):
 
     code: str
     text: str = ""
+    lock: str = ""
     holder: str = ""
+    owner: str = ""
+    meta: str = ""
+    """JSON text, or ""."""
+    held_ms: int = 0
+    queue_length: int = 0
+
+    def error(self) -> LockdError:
+        """As the same end would be told in an error reply."""
+        if not self.holder:
+            return error_of(f"{self.code} {self.text}", lock=self.lock)
+        try:
+            meta = msgspec.json.decode(self.meta) if self.meta else None
+        except (msgspec.DecodeError, RecursionError):
+            meta = None
+        told = BusyTail(
+            lock=self.lock,
+            holder=self.holder,
+            owner=self.owner,
+            meta=meta,
+            held_ms=self.held_ms,
+            queue_length=self.queue_length,
+        )
+        return error_of(f"{self.code} {self.text}", told=told)
 
 
 def reading(kind: type[T]) -> Callable[[Any], T]:
@@ -140,9 +226,13 @@ def open_session(*, ttl_ms: int, name: str) -> Query[SessionReply]:
     return Query(("SESSION.OPEN", ttl_ms, *named), reading(SessionReply))
 
 
-def keepalive(session: str) -> Query[RenewalReply]:
-    """Renew a session: the TTL that runs from when the cluster took it up."""
-    return Query(("SESSION.KEEPALIVE", session), reading(RenewalReply))
+def keepalive(session: str, *, acknowledge: int = 0) -> Query[RenewalReply]:
+    """Renew a session: the TTL that runs from when the cluster took it up.
+
+    `acknowledge`: the work under all grants that it has told of up to this number has stopped.
+    """
+    known: Words = ("ACK", acknowledge) if acknowledge else ()
+    return Query(("SESSION.KEEPALIVE", session, *known), reading(RenewalReply))
 
 
 def close_session(session: str) -> Query[int]:
@@ -154,6 +244,11 @@ def release(lock: str, *, token: int, session: str) -> Query[int]:
     return Query(("LOCK.RELEASE", lock, token, "SESSION", session), reading(int))
 
 
+def release_all(*, token: int, session: str) -> Query[int]:
+    """How many locks of that grant were given back; 0: it was not held any more."""
+    return Query(("LOCK.RELEASEALL", token, "SESSION", session), reading(int))
+
+
 def cancel(lock: str, *, session: str, request: int | str) -> Query[int]:
     """Withdraw the wait, or release the grant, of a request; its id never holds again."""
     return Query(("LOCK.CANCEL", lock, "SESSION", session, "REQUEST", request), reading(int))
@@ -162,18 +257,3 @@ def cancel(lock: str, *, session: str, request: int | str) -> Query[int]:
 def command(*words: Word) -> Query[Any]:
     """Any command by its words; the reply as it is. It must be safe to ask again, and not block."""
     return Query(words, _as_is)
-
-
-def acquire_words(
-    lock: str, *, scope: Words, owner: str, request: int | str, wait: float | None, meta: str
-) -> Words:
-    """LOCK.ACQUIRE; `scope` is SESSION s or TTL ms. A wait is told of its end by a push."""
-    words: Words = ("LOCK.ACQUIRE", lock, *scope)
-    if owner:
-        words = (*words, "OWNER", owner)
-    words = (*words, "REQUEST", request)
-    if wait is None:
-        words = (*words, "WAIT", "FOREVER", "NOTIFY")
-    elif wait > 0:
-        words = (*words, "WAIT", max(1, round(wait * 1000)), "NOTIFY")
-    return (*words, "META", meta) if meta else words

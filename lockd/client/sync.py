@@ -3,146 +3,28 @@
 One thread and one connection serve all threads of the program. It starts with the first use.
 """
 
-import os
 import ssl
 import threading
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
-from lockd.client import clock, cluster, fork, inspection
-from lockd.client.aio import async_block
-from lockd.client.blocks import Exit, OnLostName, check_request
+from lockd.client import cluster, fork, inspection
+from lockd.client.blocks import OnLostName
 from lockd.client.decorator import Function, InstallsLease, Locked, LockedOrSkipped, OnBusy, lock_calls
-from lockd.client.engine import Engine
-from lockd.client.inspection import LockInfo, QueueInfo, SessionInfo
-from lockd.client.lease import Grant, LeaseView, OnLost, inherited_grant
+from lockd.client.demand import Demand
+from lockd.client.feeds import Feed
+from lockd.client.inspection import LockEvent, LockInfo, QueueInfo, SessionInfo
+from lockd.client.lease import OnLost
 from lockd.client.options import ClientOptions
 from lockd.client.owners import Owners
-from lockd.client.portal import GiveBack, Portal
 from lockd.client.queries import GrantReply, Query
-from lockd.errors import LockdError, LockTimeout, NotHeld
+from lockd.client.tasks import async_block
+from lockd.client.threads import FromTask, Lease, LockBlock, Runtime
+from lockd.errors import LockTimeout
 
 T = TypeVar("T")
-
-
-class _Runtime:
-    """The private thread and the engine on it."""
-
-    def __init__(self, options: ClientOptions) -> None:
-        self.portal = Portal()
-        self.engine = self.portal.run(_make_engine(options))
-
-    def run(self, coroutine: Coroutine[Any, Any, T], give_back: GiveBack[T] | None = None) -> T:
-        return self.portal.run(coroutine, give_back)
-
-    def close(self) -> None:
-        self.portal.run(self.engine.close())
-        self.portal.stop()
-
-
-async def _make_engine(options: ClientOptions) -> Engine:
-    return Engine(options, clock.now)
-
-
-class _FromTask:
-    """The way from a task of some loop to the engine on the private thread."""
-
-    def __init__(self, runtime: _Runtime) -> None:
-        self.engine = runtime.engine
-        self._portal = runtime.portal
-
-    async def run(self, coroutine: Coroutine[Any, Any, T], give_back: GiveBack[T] | None = None) -> T:
-        return await self._portal.run_from_task(coroutine, give_back)
-
-
-class Lease(LeaseView):
-    """A held lock. Safe to use from any thread."""
-
-    def __init__(self, grant: Grant, runtime: _Runtime | None) -> None:
-        super().__init__(grant, clock.now)
-        self._runtime = runtime
-
-    @classmethod
-    def from_env(cls) -> "Lease":
-        """The lease of a child of `lockd run`, from LOCKD_LOCK, LOCKD_FENCE and LOCKD_TTL_MS.
-
-        The parent renews it, and ends the child's process group when it is lost; the child can
-        only present it. `remaining()` is what a healthy parent leaves at any time, two thirds of
-        the TTL less the margin: a parent that is paused or killed can't be seen from here, so
-        install the fence, which is what protects. `release` raises NotHeld. Raises ValueError when
-        the variables are missing or wrong.
-        """
-        return cls(inherited_grant(os.environ), None)
-
-    def check(self, need: float = 0.0) -> None:
-        """Raise LeaseLost, or renew now if less than `need` seconds are left.
-
-        Costs no IO while enough is left. Raises ValueError when no renewal could give so much.
-        """
-        if self.assured(need):
-            return
-        if self._runtime is None:
-            raise ValueError(f"only the parent can renew this lease, and leaves {self.remaining():.3f} s")
-        self._runtime.run(self._runtime.engine.assure(self, need))
-
-    def release(self) -> bool:
-        """Give the lock back. True: it was held until now; False: it was lost or released before.
-
-        Raises OutcomeUnknown when no node answered while the session lived; the lock has ended with
-        the session then. An interrupt stops the waiting, not the release.
-        """
-        if self._runtime is None:
-            raise NotHeld("this lease belongs to `lockd run`, which releases it when this process ends")
-        if self._runtime.engine.is_closed:
-            self.leave()
-            return False
-        return self._runtime.run(self._runtime.engine.release(self))
-
-    def wait_lost(self, timeout: float | None = None) -> bool:
-        """Wait until the lease is over. True when it was lost; False when it was released, or when
-        `timeout` seconds have passed."""
-        over = threading.Event()
-        self.grant.on_over(over.set)
-        try:
-            over.wait(timeout)
-        finally:
-            self.grant.forget(over.set)
-        return self.lost
-
-
-class LockBlock:
-    """`with client.lock(...) as lease`. Holds the lock inside; see `Client.lock`."""
-
-    def __init__(
-        self, client: "Client", name: str, *, wait: float | None, meta: str, on_lost: OnLost
-    ) -> None:
-        self._client = client
-        self._name = name
-        self._wait = wait
-        self._meta = meta
-        self._on_lost = on_lost
-        self._lease: Lease | None = None
-
-    def __enter__(self) -> Lease:
-        if self._lease is not None:
-            raise RuntimeError("this block is entered already; make another with client.lock(...)")
-        self._lease = self._client.acquire_as_thread(self._name, wait=self._wait, meta=self._meta)
-        return self._lease
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        lease, self._lease = self._lease, None
-        assert lease is not None, "left before it was entered"
-        end = Exit(lease, self._on_lost)
-        try:
-            end.released(lease.release())
-        except LockdError as unreleased:
-            end.released(unreleased)
-        if error is None and (lost := end.error()) is not None:
-            raise lost
+SyncOnLostName = Literal["raise", "flag"]
 
 
 class Client:
@@ -170,7 +52,7 @@ class Client:
         self._options = ClientOptions.build(endpoints, ttl=ttl, name=name, tls=tls, auth=auth)
         self._owners = Owners()
         self._lock = threading.Lock()
-        self._runtime: _Runtime | None = None
+        self._runtime: Runtime | None = None
         self._is_closed = False
         fork.watch(self)
 
@@ -180,33 +62,98 @@ class Client:
         *,
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
-        on_lost: Literal["raise", "flag"] = "raise",
+        on_lost: SyncOnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
     ) -> LockBlock:
         """Hold the lock `name` inside `with`; waits for ever unless `wait` (seconds) is given.
 
-        `meta` is JSON that others see in `inspect`. The calling thread is the owner: entering
-        again is counted, with the same token. When the lease is lost inside, leaving the block
-        raises LeaseLost unless the body raised something; `on_lost="flag"` does not. A thread
-        can't be interrupted, so there is no "cancel" here: look at `lease.lost`, or `lease.check()`.
+        `meta` is JSON that others see. The calling thread is the owner: entering again, in the same
+        mode, is counted, with the same token. `shared`: others that share may hold it too. `max_hold`:
+        the cluster ends the lease after so many seconds, however long its process lives. `delay`: if
+        the session ends, or the lease is broken, nobody gets the lock for so many seconds after.
 
-        Entering raises LockTimeout, Unavailable (no node answered for a TTL), OutcomeUnknown,
-        SessionExpired (the session ended while this waited), LeaseLost (this thread has lost this
-        very lock in an outer block) or Rejected; nothing is held then.
+        The lease is lost when it can't be renewed in time, when the session is gone, or when it was
+        broken or has run into `max_hold`. Then leaving the block raises LeaseLost unless the body
+        raised something; `on_lost="flag"` does not. A thread can't be interrupted, so there is no
+        "cancel" here: look at `lease.lost`, or `lease.check()`. A lock that was broken or held for
+        too long is passed on when its block has been left, or else a TTL later.
+
+        Entering raises LockTimeout, Deadlock, LimitMismatch (it is a semaphore), Unavailable (no
+        node answered for a TTL), OutcomeUnknown, SessionExpired (the session ended while this
+        waited), LeaseLost (this thread has lost this very lock in an outer block) or Rejected;
+        nothing is held then.
         """
-        return LockBlock(
-            self, name, wait=wait, meta=check_request(name, wait, meta), on_lost=_not_cancel(OnLost(on_lost))
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
+        return self._block(demand, on_lost)
+
+    def lock_all(
+        self,
+        names: Iterable[str],
+        *,
+        wait: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        on_lost: SyncOnLostName = "raise",
+    ) -> LockBlock:
+        """Hold several locks inside `with`: all at once or none, in whichever order they are named.
+
+        One lease: one token for all, and `lease.locks`. Entering again is counted for the same set
+        of names alone. Raises as `lock`.
+        """
+        return self._block(Demand.of_all(names, wait=wait, meta=meta), on_lost)
+
+    def semaphore(
+        self,
+        name: str,
+        *,
+        limit: int,
+        weight: int = 1,
+        wait: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        on_lost: SyncOnLostName = "raise",
+        max_hold: float | None = None,
+    ) -> LockBlock:
+        """Hold `weight` of the `limit` units of a semaphore inside `with`.
+
+        All who use it at a time must name the same limit; LimitMismatch else. It is never entered
+        again: each block takes units of its own. Its lease has no fence. Raises as `lock`.
+        """
+        demand = Demand.of_semaphore(
+            name, limit=limit, weight=weight, wait=wait, meta=meta, max_hold=max_hold
         )
+        return self._block(demand, on_lost)
 
     def acquire(
-        self, name: str, *, wait: float | None = None, meta: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        wait: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
     ) -> Lease:
-        """Hold the lock until `lease.release()`. Raises as entering `lock` does."""
-        return self.acquire_as_thread(name, wait=wait, meta=check_request(name, wait, meta))
+        """Hold the lock until `lease.release()`. Raises as entering `lock` does.
 
-    def try_lock(self, name: str, *, meta: Mapping[str, Any] | None = None) -> Lease | None:
+        Any thread may release it. So the cluster can't know who waits for whom, and does not look
+        for deadlocks with what is held or waited for in this way: prefer blocks, or give `wait`.
+        """
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
+        return self._acquire(demand.to_hand_on())
+
+    def try_lock(
+        self,
+        name: str,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
+    ) -> Lease | None:
         """The lease if the lock is free now, else None. Raises as `lock`, but for LockTimeout."""
         try:
-            return self.acquire(name, wait=0, meta=meta)
+            return self.acquire(name, wait=0, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
         except LockTimeout:
             return None
 
@@ -218,6 +165,9 @@ class Client:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         on_lost: OnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         on_busy: Literal["raise"] = "raise",
         fence: InstallsLease | None = None,
     ) -> Locked: ...
@@ -229,6 +179,9 @@ class Client:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         on_lost: OnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         on_busy: Literal["skip"],
         fence: InstallsLease | None = None,
     ) -> LockedOrSkipped: ...
@@ -239,6 +192,9 @@ class Client:
         wait: float | None = None,
         meta: Mapping[str, Any] | None = None,
         on_lost: OnLostName = "raise",
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         on_busy: OnBusy = "raise",
         fence: InstallsLease | None = None,
     ) -> Locked | LockedOrSkipped:
@@ -248,28 +204,22 @@ class Client:
         `wait` raises LockTimeout, or returns `lockd.SKIPPED` with `on_busy="skip"`. A parameter
         `*, lease: Lease = lockd.HELD` is given the lease (AsyncLease in an `async def`) and is
         hidden from callers. `fence` is installed right after the lock is held, before the body.
+        The rest is as in `lock`. The body runs in the caller's own thread or task, and context.
 
         An `async def` does not block its loop, and may use `on_lost="cancel"`; a `def` may not.
-        Raises TypeError for generators, ValueError for a name that uses no argument of the function.
+        Raises TypeError for generators and for a lease parameter with positional ones behind it,
+        ValueError for a name that uses no argument of the function.
         """
-        text = check_request(name, wait, meta)
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
         loses = OnLost(on_lost)
-
-        def open_block(lock: str) -> LockBlock:
-            return LockBlock(self, lock, wait=wait, meta=text, on_lost=_not_cancel(loses))
 
         def wrap(function: Function) -> Function:
             return lock_calls(
                 function,
                 name,
-                open_block=open_block,
+                open_block=lambda lock: self._block(demand.named(lock), on_lost),
                 open_async_block=lambda lock: async_block(
-                    lambda: _FromTask(self._started()),
-                    self._owners,
-                    lock,
-                    wait=wait,
-                    meta=text,
-                    on_lost=loses,
+                    lambda: FromTask(self._started()), self._owners, demand.named(lock), loses
                 ),
                 on_busy=on_busy,
                 fence=fence,
@@ -313,6 +263,21 @@ class Client:
         """
         return self.ask(inspection.break_grant(name, token, reason=reason, now=now)) == 1
 
+    def watch(self, prefix: str = "", *, revision: int | None = None) -> Feed[LockEvent]:
+        """What happens to locks whose names begin with `prefix`, as it happens: `for event in ...`.
+
+        From when the block is entered (`with client.watch(...) as events`) or the first event asked
+        for; or all after `revision`, which `inspect`, `queue` and earlier events have. Events come
+        in order, none is lost and none comes twice, whichever nodes die meanwhile; while none
+        answers, it waits. The watch's own connection serves it, and a client that is slow to take
+        its events costs nobody else anything.
+
+        Beginning raises Unavailable when no node answers for a TTL. Iterating raises WatchGone when
+        the cluster has forgotten events that were not taken yet: look at the locks, and watch again
+        from there. `close()`, from any thread, ends the iteration, and so does the client's.
+        """
+        return Feed(self._started, lambda engine: engine.watch(prefix, revision), revision=revision)
+
     def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""
         return self.ask(cluster.status())
@@ -329,6 +294,9 @@ class Client:
         ttl: float,
         wait: float | None = 0,
         meta: Mapping[str, Any] | None = None,
+        shared: bool = False,
+        max_hold: float | None = None,
+        delay: float | None = None,
         request: str | None = None,
     ) -> GrantReply:
         """Hold a lock in a session of its own, which nobody renews but `queries.keepalive(session)`.
@@ -336,11 +304,10 @@ class Client:
         For scripts, whose processes end before the lease does. `request` is a UUID: the same one
         again finds the same grant. Raises as entering `lock` does.
         """
-        text = check_request(name, wait, meta)
+        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
         runtime = self._started()
         request = request or str(uuid.uuid4())
-        engine = runtime.engine
-        return runtime.run(engine.acquire_private(name, ttl=ttl, wait=wait, request=request, meta=text))
+        return runtime.run(runtime.engine.acquire_private(demand, ttl=ttl, request=request))
 
     def close(self) -> None:
         """End the session: its locks are free at once, its leases lost, its waits over. Idempotent.
@@ -361,12 +328,6 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def acquire_as_thread(self, name: str, *, wait: float | None, meta: str) -> Lease:
-        """Acquire as the calling thread; `meta` is JSON text."""
-        runtime = self._started()
-        acquisition = runtime.engine.acquire(name, owner=self._owners.of_thread(), wait=wait, meta=meta)
-        return Lease(runtime.run(acquisition, runtime.engine.give_back), runtime)
-
     def after_fork(self) -> object:
         """In a forked child: hold nothing, and leave the parent's thread and connection alone."""
         inherited, self._runtime = self._runtime, None
@@ -374,17 +335,21 @@ class Client:
         self._owners.after_fork()
         return inherited
 
-    def _started(self) -> _Runtime:
+    def _block(self, demand: Demand, on_lost: OnLostName) -> LockBlock:
+        if (loses := OnLost(on_lost)) is OnLost.CANCEL:
+            raise ValueError('a thread can\'t be cancelled: on_lost="cancel" is for async code')
+        return LockBlock(lambda: self._acquire(demand), loses)
+
+    def _acquire(self, demand: Demand) -> Lease:
+        runtime = self._started()
+        acquisition = runtime.engine.acquire(demand, owner=self._owners.of_thread())
+        return Lease(runtime.run(acquisition, runtime.engine.give_back), runtime)
+
+    def _started(self) -> Runtime:
         if self._runtime is None or self._is_closed:
             with self._lock:
                 if self._is_closed:
                     raise RuntimeError("the client was closed")
                 if self._runtime is None:
-                    self._runtime = _Runtime(self._options)
+                    self._runtime = Runtime(self._options)
         return self._runtime
-
-
-def _not_cancel(on_lost: OnLost) -> OnLost:
-    if on_lost is OnLost.CANCEL:
-        raise ValueError('a thread can\'t be cancelled: on_lost="cancel" is for async code')
-    return on_lost

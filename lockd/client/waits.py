@@ -6,17 +6,34 @@ from typing import Any
 
 import msgspec
 
+from lockd.client.demand import Demand
 from lockd.client.link import Call
-from lockd.client.queries import GrantReply, WaitEnd, Words, error_of, reading
-from lockd.errors import LockdError, LockTimeout, OutcomeUnknown, Unavailable
+from lockd.client.queries import GrantReply, WaitEnd, Words, reading
+from lockd.errors import (
+    Deadlock,
+    LimitMismatch,
+    LockdError,
+    LockTimeout,
+    NotHeld,
+    OutcomeUnknown,
+    Rejected,
+    SessionExpired,
+    Unavailable,
+)
+
+CERTAIN = (LockTimeout, Deadlock, LimitMismatch, NotHeld, SessionExpired)
+"""Answers that the lock machine gives to a request that holds nothing, however often it was asked.
+
+Any other refusal is the node's that was asked, and says nothing of what became of the request at an
+earlier one: a role that was taken away meanwhile, a limit of that node."""
 
 
 class Wait:
-    """One LOCK.ACQUIRE. `outcome` is a GrantReply, or the LockdError that was its end."""
+    """One acquisition. `outcome` is a GrantReply, or the LockdError that was its end."""
 
-    def __init__(self, words: Words, *, lock: str, session: str, request: int | str) -> None:
+    def __init__(self, words: Words, *, demand: Demand, session: str, request: int | str) -> None:
         self.words = words
-        self.lock = lock
+        self.demand = demand
         self.session = session
         """"" for a request with a TTL until the cluster has told its private session."""
         self.request = request
@@ -27,6 +44,7 @@ class Wait:
         """It stands in the lock's queue, as far as is known: its end comes as a push."""
         self.was_refused = False
         """The cluster said that it does not hold: there is nothing to withdraw."""
+        self._sends_before = 0
 
     @property
     def key(self) -> tuple[str, int | str]:
@@ -34,20 +52,30 @@ class Wait:
         return (self.session if isinstance(self.request, int) else "", self.request)
 
     @property
+    def sends(self) -> int:
+        """How often its command has been sent, over all connections."""
+        return self._sends_before + (0 if self.call is None else self.call.sends)
+
+    @property
     def may_have_begun(self) -> bool:
         """Whether a node may have taken it up: it queues, or was sent and not refused."""
-        was_sent = self.call is not None and self.call.sends > 0
-        return self.is_queued or (was_sent and not self.was_refused)
+        return self.is_queued or (self.sends > 0 and not self.was_refused)
+
+    def asked(self, call: Call) -> None:
+        """It is asked by this call from now on."""
+        self._sends_before = self.sends
+        self.call = call
 
     def on_reply(self, reply: Any) -> None:
         """The reply to its command. It may be sent again after `queued`, and then it comes again."""
         if isinstance(reply, LockTimeout):
-            reply.lock = self.lock
+            reply.lock = reply.lock or self.demand.lock
         if isinstance(reply, LockdError):
             self.refuse(reply)
         elif isinstance(reply, dict) and reply.get("status") == "queued":
             self.is_queued = True
-            self.session = str(reply.get("session", self.session))
+            if isinstance(session := reply.get("session"), str) and not isinstance(self.request, int):
+                self.session = session
             self.on_queued()
         else:
             self.grant(reply)
@@ -62,7 +90,8 @@ class Wait:
 
     def refuse(self, error: LockdError) -> None:
         """The cluster answered that the lock is not held by this request, nor waited for."""
-        self.was_refused = not isinstance(error, OutcomeUnknown)
+        first = self.sends <= 1 and not self.is_queued
+        self.was_refused = isinstance(error, CERTAIN) or (first and isinstance(error, Rejected))
         self.give_up(error)
 
     def give_up(self, error: LockdError) -> None:
@@ -98,18 +127,19 @@ class Waits:
         """Take a push. Returns the wait that has to be asked for again, if it is that kind of news."""
         if kind not in ("lock.granted", "lock.timeout") or not isinstance(message, dict):
             return None
-        request = message.get("request", 0)
-        wait = self._waits.get((str(message.get("session", "")) if isinstance(request, int) else "", request))
+        session, request = message.get("session"), message.get("request")
+        if not isinstance(request, int | str):
+            return None
+        wait = self._waits.get((str(session) if isinstance(request, int) else "", request))
         if wait is None:
             return None  # it was withdrawn meanwhile: CANCEL ends the grant as well
         if kind == "lock.granted":
             wait.grant(message)
             return None
         try:
-            end = msgspec.convert(message, WaitEnd)
+            error = msgspec.convert(message, WaitEnd).error()
         except msgspec.ValidationError:
             return wait
-        error = error_of(f"{end.code} {end.text}", lock=wait.lock, holder=end.holder)
         if isinstance(error, Unavailable | OutcomeUnknown):
             return wait
         wait.refuse(error)

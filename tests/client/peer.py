@@ -10,7 +10,8 @@ By default it is polite and knows nothing: every acquire is granted under the ne
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self
 
@@ -42,7 +43,15 @@ class Error(str):
     __slots__ = ()
 
 
-Answer = Reply | Error | Act | Callable[[list[str]], Any]
+@dataclass(frozen=True)
+class Followed:
+    """A reply, and pushes that come right behind it on the same connection."""
+
+    reply: Reply
+    pushes: Sequence[tuple[str, Reply]]
+
+
+Answer = Reply | Error | Act | Followed | Callable[[list[str]], Any]
 
 
 class Peer:
@@ -132,26 +141,33 @@ class Peer:
         return self.of(verb)[count - 1]
 
     def grant(self, words: list[str], **changes: Reply) -> dict[str, Reply]:
-        """A grant of what a LOCK.ACQUIRE asks for, under a new token."""
+        """A grant of what a LOCK.ACQUIRE or LOCK.ACQUIREALL asks for, under a new token."""
         self._tokens += 1
-        return {
+        limit = int(option(words, "LIMIT") or 0)
+        reply: dict[str, Reply] = {
             "status": "granted",
-            "lock": words[1],
+            "lock": locks_of(words)[0],
             "session": option(words, "SESSION") or "f" * 32,
             "token": self._tokens,
             "fence": f"{self.cluster}/{self.incarnation}/{self._tokens}",
             "cluster": self.cluster,
             "incarnation": self.incarnation,
+            "mode": "semaphore" if limit else option(words, "MODE") or "exclusive",
+            "fencing": 0 if limit else 1,
+            "limit": limit,
+            "weight": int(option(words, "WEIGHT") or 1),
             "revision": self._tokens,
-            **changes,
         }
+        if words[0] == "LOCK.ACQUIREALL":
+            reply["locks"] = locks_of(words)
+        return {**reply, **changes}
 
     def queued(self, words: list[str]) -> dict[str, Reply]:
-        """The answer to a LOCK.ACQUIRE that has to wait."""
-        return {"status": "queued", "lock": words[1], **self.wait_of(words), "position": 0}
+        """The answer to an acquisition that has to wait."""
+        return {"status": "queued", "lock": locks_of(words)[0], **self.wait_of(words), "position": 0}
 
     def wait_of(self, words: list[str]) -> dict[str, Reply]:
-        """How a push names the wait that this LOCK.ACQUIRE began."""
+        """How a push names the wait that this acquisition began."""
         request = option(words, "REQUEST")
         if option(words, "TTL"):
             return {"session": "f" * 32, "request": request}
@@ -201,6 +217,10 @@ class Peer:
             case Error():
                 code, _, text = answer.partition(" ")
                 writer.write(encode_error(code, text))
+            case Followed(reply, pushes):
+                writer.write(encode(reply, 3))
+                for kind, message in pushes:
+                    writer.write(encode_push(kind, message))
             case _:
                 writer.write(encode(answer, 3))
         return True
@@ -213,13 +233,13 @@ class Peer:
                 return {"session": next(self._sessions), "ttl_ms": self.ttl_ms}
             case "SESSION.KEEPALIVE":
                 return {"ttl_ms": self.ttl_ms, "ended": []}
-            case "LOCK.ACQUIRE":
+            case "LOCK.ACQUIRE" | "LOCK.ACQUIREALL":
                 return self.grant(words)
             case "CLUSTER.STATUS":
                 return {"members": [{"client": member} for member in self.members]}
             case "PING":
                 return "PONG"
-            case "LOCK.RELEASE" | "LOCK.CANCEL" | "SESSION.CLOSE":
+            case "LOCK.RELEASE" | "LOCK.RELEASEALL" | "LOCK.META" | "LOCK.CANCEL" | "SESSION.CLOSE":
                 return 1
         return Error(f"ERR unknown command {words[0]}")
 
@@ -227,3 +247,13 @@ class Peer:
 def option(words: list[str], name: str) -> str:
     """The value of an option in a command, "" when it is not there."""
     return words[words.index(name) + 1] if name in words else ""
+
+
+def locks_of(words: list[str]) -> list[str]:
+    """The locks that an acquisition asks for, in the order of their names."""
+    if words[0] == "LOCK.ACQUIRE":
+        return [words[1]]
+    count = next(
+        at for at in range(2, len(words)) if words[at].isdigit() and int(words[at]) == len(words) - at - 1
+    )
+    return sorted(words[count + 1 :])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lockd.client.demand import Demand
 from lockd.client.engine import Engine
 from lockd.client.lease import Grant
 from lockd.client.options import ClientOptions
@@ -35,7 +36,7 @@ def an_engine(peer: Peer, clock: Clock) -> Engine:
 
 
 async def acquire(engine: Engine, lock: str = "k") -> Grant:
-    return await engine.acquire(lock, owner="task-1", wait=None, meta="")
+    return await engine.acquire(Demand(locks=(lock,)), owner="task-1")
 
 
 def test_k1_the_time_that_an_answer_takes_is_the_clients_loss() -> None:
@@ -115,7 +116,7 @@ def test_k1_a_machine_that_slept_has_lost_the_lease_before_any_timer_runs() -> N
             engine._keeper.renew_now()
             await peer.heard("SESSION.KEEPALIVE")
             assert grant.remaining(clock()) == 0.0
-            again = await engine.acquire("l", owner="task-1", wait=None, meta="")
+            again = await acquire(engine, "l")
             assert grant.remaining(clock()) == 0.0
             assert again.session != grant.session
             await engine.close()

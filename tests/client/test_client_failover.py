@@ -388,8 +388,7 @@ def test_g2_a_grant_of_another_incarnation_is_no_grant() -> None:
     async def main() -> None:
         async with Peer() as peer:
             client = lockd.AsyncClient(peer.endpoint)
-            fence = f"{peer.cluster}/{'2' * 8}/9"
-            peer.script("LOCK.ACQUIRE", lambda words: peer.grant(words, fence=fence))
+            peer.script("LOCK.ACQUIRE", lambda words: peer.grant(words, incarnation="2" * 8, fence=""))
             with pytest.raises(lockd.OutcomeUnknown, match="another cluster"):
                 await client.acquire("k")
             await peer.heard("LOCK.CANCEL")

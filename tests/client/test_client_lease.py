@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lockd.client.demand import Demand
 from lockd.client.lease import Grant, LeaseState, LeaseView, Trust, inherited_grant, margin
 from lockd.client.session import ATTEMPTS_PER_TTL, Session
 from lockd.errors import LeaseLost
@@ -18,7 +19,8 @@ def a_session(*, sent_at: float = 100.0, ttl: float = 10.0) -> Session:
 
 def a_grant(session: Session, *, lock: str = "k", token: int = 7) -> Grant:
     fence = Fence(ClusterId(CLUSTER), Incarnation(INCARNATION), FencingToken(token))
-    grant = session.granted(lock=lock, owner="thread-1", fence=fence)
+    grant, tell = session.granted(Demand(locks=(lock,)), owner="thread-1", fence=fence)
+    assert tell == []
     session.check_invariants()
     return grant
 

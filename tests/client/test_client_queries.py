@@ -34,20 +34,6 @@ def test_busy_names_the_holder() -> None:
     assert (error.lock, error.holder) == ("k", 'session 3 "billing" owner "task-1"')
 
 
-def test_acquire_says_all_that_was_asked_for() -> None:
-    words = queries.acquire_words(
-        "k", scope=("SESSION", "s"), owner="task-1", request=7, wait=1.5, meta='{"job":1}'
-    )
-    assert words == (
-        *("LOCK.ACQUIRE", "k", "SESSION", "s", "OWNER", "task-1", "REQUEST", 7),
-        *("WAIT", 1500, "NOTIFY", "META", '{"job":1}'),
-    )
-    at_once = queries.acquire_words("k", scope=("TTL", 5000), owner="", request="u", wait=0, meta="")
-    assert at_once == ("LOCK.ACQUIRE", "k", "TTL", 5000, "REQUEST", "u")
-    for_ever = queries.acquire_words("k", scope=("TTL", 1), owner="", request="u", wait=None, meta="")
-    assert for_ever[-3:] == ("WAIT", "FOREVER", "NOTIFY")
-
-
 def test_an_answer_that_cannot_be_read_says_nothing_of_the_outcome() -> None:
     for reply in (None, "OK", {"ttl_ms": "soon"}, [1]):
         with pytest.raises(OutcomeUnknown, match="can't be read"):

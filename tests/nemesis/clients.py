@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import lockd
 from lockd.client import clock
-from lockd.client.sync import Lease
+from lockd.client.threads import Lease
 from tests.nemesis.history import History, Kind, Operation, Outcome, Tenure
 
 LOCKS = ("a", "b", "c")
