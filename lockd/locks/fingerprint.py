@@ -8,7 +8,7 @@ import msgspec
 
 from lockd.locks.queues import Lock, Request
 from lockd.locks.sessions import Session
-from lockd.locks.state import LockState, OrphanOver, QuietOver, WaitOver
+from lockd.locks.state import DelayOver, HoldOver, LockState, OrphanOver, QuietOver, WaitOver
 
 
 def fingerprint(state: LockState) -> bytes:
@@ -43,6 +43,10 @@ def _parts(state: LockState) -> Iterator[tuple[Any, ...]]:
                 yield ("wait over", due_ms, number, request.ticket)
             case OrphanOver(request):
                 yield ("orphan over", due_ms, number, request.ticket)
+            case HoldOver(request):
+                yield ("hold over", due_ms, number, request.ticket)
+            case DelayOver(lock):
+                yield ("delay over", due_ms, number, lock.name)
             case QuietOver():
                 yield ("quiet over", due_ms, number)
 
@@ -51,17 +55,21 @@ def _session_parts(session: Session) -> Iterator[tuple[Any, ...]]:
     yield ("session", session.id, session.number, session.user, session.ttl_ms, session.name, session.meta)
     yield ("lease", session.is_private, session.lease_running, session.silent_ms)
     yield ("answers", session.answers.floor, session.answers.kept())
+    yield ("notices", session.noticed, list(session.notices.values()))
 
 
 def _lock_parts(lock: Lock) -> Iterator[tuple[Any, ...]]:
-    yield ("lock", lock.name, lock.queued)
-    if lock.holder is not None:
-        yield ("holder", *_request_part(lock.holder))
+    yield ("lock", lock.name, lock.queued, lock.limit, lock.granted_last)
+    yield ("delay", lock.delay_timer, lock.delayed_until_ms)
+    for holder in lock.holders.values():
+        yield ("holder", *_request_part(holder))
     for waiter in lock.waiters.values():
         yield ("waiter", *_request_part(waiter))
 
 
 def _request_part(request: Request) -> tuple[Any, ...]:
-    identity = (request.ticket, request.session, request.owner, request.id, request.meta, request.origin)
-    wait = (request.place, request.wait_ms, request.wait_timer, request.orphan_timer)
-    return (*identity, *wait, request.token, request.revision, request.granted_ms)
+    identity = (request.ticket, request.session, request.owner, request.id, request.origin)
+    wish = (request.names, request.mode, request.weight, request.meta, request.max_hold_ms, request.delay_ms)
+    wait = (request.places, request.asked_ms, request.wait_ms, request.wait_timer, request.orphan_timer)
+    grant = (request.token, request.revision, request.granted_ms, request.hold_timer)
+    return (*identity, *wish, *wait, *grant, request.revoked, request.notice)

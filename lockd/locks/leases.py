@@ -4,10 +4,11 @@ The leader counts every session's TTL on its own monotonic clock, which is hande
 lower bound (SAFETY T2): the book may let one run longer, never shorter than any client was told.
 What comes of a deadline is a command, ExpireSessions, and only that ends a session (T1).
 
-    book = LeaseBook(now, machine.lease_sessions())     once the leader's no-op is applied
+    book = LeaseBook(now, machine.lease_sessions(), machine.revoked())   once the leader's no-op is applied
     book.learn(machine.lease_changes, now)              after every entry from then on
     book.renew                                          for each keepalive
     ExpireSessions(book.choose_expired(now, n))         at most n at a time (T4)
+    FreeRevoked(book.choose_freed(now, n))              grants that were taken from their holders (P1)
     MarkSilent(book.silent(now))                        so that elections can't stretch dead ones
 
 A session that is marked silent has its next deadline, at the next leader, cut by that silence. So
@@ -67,13 +68,21 @@ class LeaseBook:
     entries are put right when they come up.
     """
 
-    def __init__(self, now_ms: int, sessions: Iterable[SessionView]) -> None:
+    def __init__(
+        self, now_ms: int, sessions: Iterable[SessionView], revoked: Iterable[LeaseChange] = ()
+    ) -> None:
         """A new leader's book: every running lease has its full TTL from now, less its logged
-        silence (T2). Private sessions that still wait come in with `opened`, at their grant.
+        silence (T2). Private sessions that still wait come in with `opened`, at their grant. The
+        TTL of a revoked grant begins anew: nobody knows when the last keepalive was answered.
         """
         self._leases: dict[SessionId, _Lease] = {}
         self._deadlines: list[tuple[int, SessionId]] = []
         self._marks: list[tuple[int, SessionId]] = []
+        self._revoked: dict[int, int] = {}
+        """The TTL of each revoked grant, by token."""
+        self._freed: list[tuple[int, int]] = []
+        """When each of them may be passed on, and its token."""
+        self.learn(revoked, now_ms)
         for session in sessions:
             if session.lease_running:
                 heard_ms = now_ms - session.silent_ms
@@ -87,7 +96,7 @@ class LeaseBook:
 
     def learn(self, changes: Iterable[LeaseChange], now_ms: int) -> None:
         """Take in what an entry did to leases."""
-        for event, session, ttl_ms in changes:
+        for event, session, ttl_ms, token in changes:
             match event:
                 case LeaseEvent.BEGAN:
                     self.opened(session, ttl_ms, now_ms)
@@ -95,6 +104,11 @@ class LeaseBook:
                     self.cleared(session)
                 case LeaseEvent.ENDED:
                     self.ended(session)
+                case LeaseEvent.REVOKED:
+                    self._revoked[token] = ttl_ms
+                    heapq.heappush(self._freed, (now_ms + ttl_ms, token))
+                case LeaseEvent.PASSED_ON:
+                    self._revoked.pop(token, None)
 
     def opened(self, session: SessionId, ttl_ms: int, now_ms: int) -> None:
         """A lease began to run: a session was opened, or a private one has its grant."""
@@ -151,6 +165,20 @@ class LeaseBook:
                 continue
             lease.is_chosen = True
             chosen.append(session)
+        return tuple(chosen)
+
+    def choose_freed(self, now_ms: int, at_most: int) -> tuple[int, ...]:
+        """Tokens of revoked grants whose session's TTL has run since this book learnt of it (P1).
+
+        A choice that did not get into the log is made again an eighth of a TTL later.
+        """
+        chosen: list[int] = []
+        while len(chosen) < at_most and self._freed and self._freed[0][0] <= now_ms:
+            _, token = heapq.heappop(self._freed)
+            ttl_ms = self._revoked.get(token)
+            if ttl_ms is not None:
+                heapq.heappush(self._freed, (now_ms + ttl_ms // 8 + 1, token))
+                chosen.append(token)
         return tuple(chosen)
 
     def silent(self, now_ms: int, at_most: int = 1_000) -> tuple[tuple[SessionId, int], ...]:

@@ -48,6 +48,17 @@ class Limits:
     address_bytes_max: int = 300
     """HOST:PORT of a member."""
 
+    semaphore_limit_max: int = 1_000_000
+    locks_per_request_max: int = 100
+    max_hold_ms_max: int = 30 * 86_400_000
+    delay_ms_max: int = 600_000
+    reason_bytes_max: int = 256
+    """Of BREAK."""
+    notices_per_session_max: int = 1_024
+    """Beyond it the oldest is forgotten, if its grant has ended: who never acknowledges isn't told all."""
+    refusal_meta_bytes_max: int = 512
+    """A refusal shows the holder's metadata up to this size: a session keeps a thousand answers."""
+
     def clamp_ttl(self, ttl_ms: int) -> int:
         """The TTL that is in force when `ttl_ms` is asked for."""
         return min(max(ttl_ms, self.ttl_ms_min), self.ttl_ms_max)

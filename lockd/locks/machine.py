@@ -9,28 +9,26 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lockd.ids import ClusterId, FencingToken, Incarnation, LogIndex, SessionId
-from lockd.locks.acquiring import (
-    NO_SESSION,
-    acquire,
-    cancel,
-    origin_gone,
-    release,
-    request_orphaned,
-    too_many_sessions,
-)
+from lockd.locks.acquiring import acquire, acquire_all, too_many_sessions
 from lockd.locks.commands import (
+    AcknowledgeNotices,
     Acquire,
+    AcquireAll,
     AddMember,
     Batch,
+    Break,
     Cancel,
     Changed,
+    ChangeMeta,
     ClearSilent,
     CloseSession,
     Command,
     Completion,
     CreateCluster,
     ExpireSessions,
+    FreeRevoked,
     MarkSilent,
+    Notice,
     OpenSession,
     Origin,
     OriginGone,
@@ -39,12 +37,16 @@ from lockd.locks.commands import (
     Refused,
     RegisterNode,
     Release,
+    ReleaseAll,
     RemoveMember,
     RequestOrphaned,
     SessionOpened,
 )
+from lockd.locks.due import advance_clock
+from lockd.locks.events import EventKind, LockEvent
 from lockd.locks.invariants import check
 from lockd.locks.limits import CLOCK_MS_MAX, Limits, check_name, check_text
+from lockd.locks.listening import origin_gone, request_orphaned
 from lockd.locks.members import (
     add_member,
     objection_to,
@@ -52,14 +54,21 @@ from lockd.locks.members import (
     register_node,
     remove_member,
 )
+from lockd.locks.refusals import NO_SESSION
+from lockd.locks.releasing import cancel, change_meta, release, release_all
+from lockd.locks.revoking import acknowledge_notices, break_grant, free_revoked
 from lockd.locks.snapshot import decode_state, encode_state
 from lockd.locks.state import LeaseChange, LeaseEvent, LockState, Member
 from lockd.locks.views import (
     LockView,
+    QueueView,
     SessionView,
     Stats,
     list_locks,
+    list_sessions,
+    validate,
     view_lock,
+    view_queue,
     view_session,
     view_stats,
 )
@@ -92,7 +101,8 @@ class LockMachine:
         state.applied = index
         state.completions = []
         state.lease_changes = []
-        state.advance_clock(min(batch.stamp_ms, CLOCK_MS_MAX))
+        state.events = []
+        advance_clock(state, min(batch.stamp_ms, CLOCK_MS_MAX))
         for command in batch.commands:
             refusal = _of_removed_node(state, command)
             outcome = refusal or _APPLY[type(command.operation)](state, command, command.operation)
@@ -122,6 +132,11 @@ class LockMachine:
         return self.state.lease_changes
 
     @property
+    def events(self) -> list[LockEvent]:
+        """What the last `apply` did to locks, in order, for those who watch."""
+        return self.state.events
+
+    @property
     def clock_ms(self) -> int:
         """The state's clock: ms since the cluster began, as far as leaders counted them (T1)."""
         return self.state.clock_ms
@@ -137,7 +152,7 @@ class LockMachine:
 
     @property
     def revision(self) -> int:
-        """How many events locks have had: grants and ends of grants."""
+        """How many events locks have had."""
         return self.state.revision
 
     @property
@@ -198,6 +213,35 @@ class LockMachine:
         for session_id in sorted(self.state.sessions):
             yield view_session(self.state.sessions[session_id])
 
+    def sessions(self, after: int = 0, count: int = 100) -> list[SessionView]:
+        """At most `count` sessions by public number, after number `after`."""
+        return list_sessions(self.state, after, count)
+
+    def notices(self, session_id: SessionId) -> tuple[Notice, ...]:
+        """What the session has to be told and has not acknowledged, oldest first (K7)."""
+        session = self.state.sessions.get(session_id)
+        return () if session is None else tuple(session.notices.values())
+
+    def revoked(self) -> list[LeaseChange]:
+        """The revoked grants that are not passed on yet, for a new leader's lease book (P1)."""
+        return [
+            LeaseChange(
+                LeaseEvent.REVOKED,
+                SessionId(grant.session),
+                self.state.sessions[grant.session].ttl_ms,
+                token,
+            )
+            for token, grant in sorted(self.state.revoked.items())
+        ]
+
+    def validate(self, name: str, token: int) -> str:
+        """What has become of a grant: "current", "superseded" or "free"; see `views.validate`."""
+        return validate(self.state, name, token)
+
+    def queue(self, name: str, count: int = 100) -> QueueView:
+        """The first `count` waiters of a lock."""
+        return view_queue(self.state, name, count)
+
     def inspect(self, name: str) -> LockView:
         """The lock of that name, free or held."""
         return view_lock(self.state, name)
@@ -255,7 +299,7 @@ def _close_session(state: LockState, command: Command, operation: CloseSession) 
         return Changed(0)
     if session.user != command.user:
         return NO_SESSION
-    state.end_session(session)
+    state.end_session(session, EventKind.RELEASED)
     return Changed(1)
 
 
@@ -266,7 +310,7 @@ def _expire_sessions(state: LockState, command: Command, operation: ExpireSessio
     for session_id in sorted(operation.sessions):
         session = state.sessions.get(session_id)
         if session is not None:
-            state.end_session(session)
+            state.end_session(session, EventKind.EXPIRED)
             ended += 1
     return Changed(ended)
 
@@ -290,12 +334,12 @@ def _clear_silent(state: LockState, command: Command, operation: ClearSilent) ->
         return NO_SESSION
     session.silent_ms = 0
     state.note_lease(LeaseEvent.CLEARED, session)
-    return SessionOpened(session.id, session.ttl_ms)
+    return SessionOpened(session.id, session.ttl_ms, tuple(session.notices.values()))
 
 
 def _of_removed_node(state: LockState, command: Command) -> Refused | None:
     """What a removed node still passed on may not begin to wait: nobody would withdraw it (G4)."""
-    if isinstance(command.operation, Acquire) and command.origin.node in state.removed:
+    if isinstance(command.operation, Acquire | AcquireAll) and command.origin.node in state.removed:
         return Refused("UNAVAILABLE", f"node {command.origin.node} was removed from the cluster")
     return None
 
@@ -316,4 +360,10 @@ _APPLY: dict[type[Any], Callable[[LockState, Command, Any], Outcome]] = {
     AddMember: add_member,
     PromoteMember: promote_member,
     RemoveMember: remove_member,
+    AcquireAll: acquire_all,
+    ReleaseAll: release_all,
+    ChangeMeta: change_meta,
+    Break: break_grant,
+    AcknowledgeNotices: acknowledge_notices,
+    FreeRevoked: free_revoked,
 }

@@ -5,7 +5,6 @@ a node that was added can be reached, whether it is to become a voter, and which
 """
 
 from lockd.ids import NODE_ID_MAX
-from lockd.locks.acquiring import orphan_all
 from lockd.locks.commands import (
     AddMember,
     Changed,
@@ -17,6 +16,7 @@ from lockd.locks.commands import (
     RemoveMember,
 )
 from lockd.locks.limits import check_name
+from lockd.locks.listening import orphan_all
 from lockd.locks.state import LockState, Member
 
 

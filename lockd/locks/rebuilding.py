@@ -10,7 +10,7 @@ from typing import Any
 
 from lockd.errors import CorruptData
 from lockd.ids import FencingToken
-from lockd.locks.commands import Refused
+from lockd.locks.commands import EXCLUSIVE, SEMAPHORE, SHARED, Refused
 from lockd.locks.limits import CLOCK_MS_MAX
 from lockd.locks.queues import Lock, Phase, Request
 from lockd.locks.records import (
@@ -26,7 +26,17 @@ from lockd.locks.records import (
     SessionRecord,
 )
 from lockd.locks.sessions import Session
-from lockd.locks.state import FEATURE_LEVEL, LockState, Member, OrphanOver, QuietOver, WaitOver
+from lockd.locks.state import (
+    FEATURE_LEVEL,
+    DelayOver,
+    Due,
+    HoldOver,
+    LockState,
+    Member,
+    OrphanOver,
+    QuietOver,
+    WaitOver,
+)
 from lockd.locks.timers import NO_TIMER
 
 
@@ -54,9 +64,9 @@ class _Rebuilding:
         self._last: tuple[Any, ...] = ()
         """Where the record before stood in the order of all."""
         self._by_number: dict[int, Session] = {}
-        self._tickets: set[int] = set()
         self._session: Session | None = None
-        self._lock: Lock | None = None
+        self._locks: list[Lock] = []
+        """By the number of their records."""
         self._answers: dict[Refused, Refused] = {}
         """Each text once: there may be as many answers as there were requests in an hour."""
         self._take: dict[type, Callable[[Any], tuple[Any, ...]]] = {
@@ -66,7 +76,7 @@ class _Rebuilding:
             SessionRecord: self._session_begins,
             AnswerRecord: self._answer,
             PrivateAnswerRecord: self._private_answer,
-            LockRecord: self._lock_begins,
+            LockRecord: self._lock_of,
             RequestRecord: self._request,
         }
 
@@ -79,7 +89,10 @@ class _Rebuilding:
         self._last = place
 
     def end(self) -> None:
-        self._end_lock()
+        """Look at what only the last record can complete."""
+        for lock in self._locks:
+            _require(not lock.is_free, "a lock that nobody holds or wants")
+            _require(not (lock.limit and not lock.is_wanted), "a limit of nobody's")
 
     # Each takes one record and returns its place: the section, then the keys within it.
 
@@ -117,6 +130,11 @@ class _Rebuilding:
         session.lease_running = record.lease_running
         session.silent_ms = record.silent_ms
         session.answers.floor = record.floor
+        session.noticed = record.noticed
+        session.notices = {notice.number: notice for notice in record.notices}
+        numbers = [notice.number for notice in record.notices]
+        _require(numbers == sorted(session.notices), "notices of session {} out of order", record.number)
+        _require(all(0 < number <= record.noticed for number in numbers), "a notice that was never given")
         state.sessions[record.id] = self._by_number[record.number] = self._session = session
         return (4, record.id)
 
@@ -137,44 +155,68 @@ class _Rebuilding:
         _require(len(answers) == count + 1, "a UUID that stands twice, or more than are kept")
         return (5, record.ended_ms, count)
 
-    def _lock_begins(self, record: LockRecord) -> tuple[Any, ...]:
-        self._end_lock()
-        self._lock = self.state.locks[record.name] = Lock(record.name)
-        self._lock.queued = record.queued
+    def _lock_of(self, record: LockRecord) -> tuple[Any, ...]:
+        state = self.state
+        _require(record.granted_last <= state.token, "token {} was never drawn", record.granted_last)
+        lock = state.locks[record.name] = Lock(record.name)
+        lock.queued = record.queued
+        lock.limit = record.limit
+        lock.granted_last = record.granted_last
+        lock.delay_timer = record.delay_timer
+        lock.delayed_until_ms = record.delay_due_ms
+        _put_timer(state, record.delay_timer, record.delay_due_ms, DelayOver(lock))
+        self._locks.append(lock)
         return (6, record.name)
 
-    def _end_lock(self) -> None:
-        lock = self._lock
-        _require(lock is None or not lock.is_free, "a lock that nobody holds or wants")
-
     def _request(self, record: RequestRecord) -> tuple[Any, ...]:
-        state, lock = self.state, self._lock
+        state = self.state
         session = self._by_number.get(record.session)
-        if lock is None or session is None:
+        if session is None or record.locks[-1] >= len(self._locks):
             raise CorruptData(f"a lock state is damaged: request {record.ticket} lacks lock or session")
+        _require(list(record.locks) == sorted(dict.fromkeys(record.locks)), "locks of a request out of order")
         _require(record.ticket <= state.tickets, "ticket {} was never drawn", record.ticket)
-        _require(record.ticket not in self._tickets, "request {} stands twice", record.ticket)
         _require(record.token <= state.token, "token {} was never drawn", record.token)
-        _require(record.place <= lock.queued, "place {} of {}", record.place, lock.queued)
-        self._tickets.add(record.ticket)
-        request = _request_of(record, lock, session)
+        _require(record.asked_ms <= state.clock_ms, "a request of the future")
+        request = self._request_of(record, session)
         self._register(request, session)
         if record.token:
-            _require(lock.holder is None, "a lock with two holders")
-            _require(record.revision <= state.revision, "a revision that never was")
-            _require(record.granted_ms <= state.clock_ms, "a grant of the future")
-            _require(record.wait_timer == NO_TIMER, "a holder that waits")
-            request.hold(token=record.token, revision=record.revision, clock_ms=record.granted_ms)
-            lock.holder = request
+            self._hold(record, request, session)
         else:
             self._wait(request, session)
         _put_timer(state, record.wait_timer, record.wait_due_ms, WaitOver(request))
         _put_timer(state, record.orphan_timer, record.orphan_due_ms, OrphanOver(request))
-        return (6, lock.name, not record.token, record.ticket)
+        _put_timer(state, record.hold_timer, record.hold_due_ms, HoldOver(request))
+        return (7, record.ticket)
+
+    def _request_of(self, record: RequestRecord, session: Session) -> Request:
+        locks = tuple(self._locks[number] for number in record.locks)
+        modes = (SEMAPHORE,) if locks[0].limit else (EXCLUSIVE, SHARED)
+        _require(record.mode in modes, "request {} has a mode of another kind of lock", record.ticket)
+        _require(record.weight <= max(locks[0].limit, 1), "request {} is too heavy", record.ticket)
+        request = Request(
+            locks=locks,
+            session=session.id,
+            owner=record.owner,
+            request_id=record.id,
+            origin=record.origin,
+            mode=record.mode,
+            weight=record.weight,
+            meta=record.meta,
+            asked_ms=record.asked_ms,
+            max_hold_ms=record.max_hold_ms,
+            delay_ms=record.delay_ms,
+        )
+        request.ticket = record.ticket
+        request.places = record.places
+        request.wait_ms = record.wait_ms
+        request.wait_timer = record.wait_timer
+        request.orphan_timer = record.orphan_timer
+        request.hold_timer = record.hold_timer
+        return request
 
     def _register(self, request: Request, session: Session) -> None:
         """Enter it under its session and its id."""
-        session.requests[request.ticket] = request
+        session.add(request)
         if isinstance(request.id, int):
             if request.id:
                 _require(request.id not in session.answers.live, "request id {} stands twice", request.id)
@@ -184,12 +226,37 @@ class _Rebuilding:
             _require((session.user, request.id) not in live, "a UUID stands twice")
             self.state.private_answers.began(session.user, request.id, request)
 
+    def _hold(self, record: RequestRecord, request: Request, session: Session) -> None:
+        state = self.state
+        _require(record.revision <= state.revision, "a revision that never was")
+        _require(record.granted_ms <= state.clock_ms, "a grant of the future")
+        _require(record.wait_timer == NO_TIMER and not record.places, "a holder that waits")
+        _require(record.token not in state.grants, "token {} stands twice", record.token)
+        request.hold(token=record.token, revision=record.revision, clock_ms=record.granted_ms)
+        state.grants[request.token] = request
+        for lock in request.locks:
+            _require(lock.admits(request), "a lock with more holders than it has room for")
+            _require(lock.granted_last >= request.token, "a grant that is younger than its lock's last")
+            granted_last = lock.granted_last
+            lock.add_holder(request)
+            lock.granted_last = granted_last
+        if record.revoked:
+            notice = session.notices.get(record.notice)
+            told = notice is not None and notice.token == request.token
+            _require(told and record.hold_timer == NO_TIMER, "a revoked grant that nobody is told of")
+            request.revoked, request.notice, request.phase = record.revoked, record.notice, Phase.REVOKED
+            state.revoked[request.token] = request
+
     def _wait(self, request: Request, session: Session) -> None:
-        assert request.phase is Phase.WAITING
-        request.lock.waiters[request.ticket] = request
-        key = (request.owner, request.lock.name)
-        _require(key not in session.waits, "an owner that waits twice")
-        session.waits[key] = request
+        _require(request.hold_timer == NO_TIMER, "a waiter that is held too long")
+        _require(len(request.places) == len(request.locks), "a waiter without its places")
+        for lock, place in zip(request.locks, request.places, strict=True):
+            _require(place <= lock.queued, "place {} of {}", place, lock.queued)
+            standing = session.stands[request.owner, lock.name]
+            others = (other for other in standing.values() if other is not request)
+            _require(all(other.is_granted for other in others), "an owner that waits twice")
+            lock.waiters[request.ticket] = request
+        session.waiting += 1
         self.state.waiters += 1
         if request.orphan_timer == NO_TIMER:
             self.state.waits.add(request)
@@ -224,24 +291,7 @@ def _with_head(head: Head) -> LockState:
     return state
 
 
-def _request_of(record: RequestRecord, lock: Lock, session: Session) -> Request:
-    request = Request(
-        lock=lock,
-        session=session.id,
-        owner=record.owner,
-        request_id=record.id,
-        meta=record.meta,
-        origin=record.origin,
-    )
-    request.ticket = record.ticket
-    request.place = record.place
-    request.wait_ms = record.wait_ms
-    request.wait_timer = record.wait_timer
-    request.orphan_timer = record.orphan_timer
-    return request
-
-
-def _put_timer(state: LockState, number: int, due_ms: int, action: WaitOver | OrphanOver | QuietOver) -> None:
+def _put_timer(state: LockState, number: int, due_ms: int, action: Due) -> None:
     """Set a timer as it was saved; without a number there is none, and no deadline."""
     if number == NO_TIMER:
         _require(due_ms == 0, "a deadline without its timer")

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from lockd.ids import NODE_ID_MAX, TOKEN_MAX
-from lockd.locks.commands import WAIT_FOREVER, Origin, Refused, RegisterNode
+from lockd.locks.commands import WAIT_FOREVER, Notice, Origin, Refused, RegisterNode
 from lockd.locks.limits import CLOCK_MS_MAX, Limits
 from lockd.locks.queues import Request
 from lockd.locks.sessions import Session
@@ -70,6 +70,8 @@ class SessionRecord(msgspec.Struct, array_like=True, frozen=True, tag=5):
     lease_running: bool
     silent_ms: _Count
     floor: _Natural
+    noticed: _Count
+    notices: tuple[Notice, ...]
 
 
 class AnswerRecord(msgspec.Struct, array_like=True, frozen=True, tag=6):
@@ -89,19 +91,31 @@ class PrivateAnswerRecord(msgspec.Struct, array_like=True, frozen=True, tag=7):
 class LockRecord(msgspec.Struct, array_like=True, frozen=True, tag=8):
     name: str
     queued: _Count
+    limit: _Count
+    granted_last: _Token
+    delay_timer: _Count
+    delay_due_ms: _Due
 
 
 class RequestRecord(msgspec.Struct, array_like=True, frozen=True, tag=9):
-    """Of the lock that stands before it: its holder, with a token, or a waiter, with 0."""
+    """A holder, with a token, or a waiter, with 0."""
 
     ticket: _Number
+    locks: Annotated[tuple[_Natural, ...], Meta(min_length=1)]
+    """Numbers of their records, the first of which is 0; all stand before the requests."""
     session: _Number
     """Its public number."""
     owner: str
     id: _Natural | str
-    meta: str
     origin: Origin
-    place: _Count
+    mode: str
+    weight: _Number
+    meta: str
+    asked_ms: _Clock
+    max_hold_ms: _Clock
+    delay_ms: _Clock
+    places: tuple[_Number, ...]
+    """Of a waiter, one for each lock."""
     wait_ms: Annotated[int, Meta(ge=WAIT_FOREVER, le=CLOCK_MS_MAX)]
     wait_timer: _Count
     wait_due_ms: _Due
@@ -110,6 +124,11 @@ class RequestRecord(msgspec.Struct, array_like=True, frozen=True, tag=9):
     token: _Token
     revision: _Count
     granted_ms: _Clock
+    hold_timer: _Count
+    hold_due_ms: _Due
+    revoked: str
+    """Why; "" for a good grant."""
+    notice: _Count
 
 
 Record = (
@@ -154,13 +173,29 @@ def records_of(state: LockState) -> Iterator[Record]:
         yield PrivateAnswerRecord(user, uuid, ended_ms, answer)
     due_ms = {number: due for due, number, _ in state.timers.in_order()}
     due_ms[NO_TIMER] = 0
-    for name in sorted(state.locks):
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(sorted(state.locks)):
         lock = state.locks[name]
-        yield LockRecord(name, lock.queued)
-        if lock.holder is not None:
-            yield _request_record(state, lock.holder, due_ms)
-        for waiter in lock.waiters.values():
-            yield _request_record(state, waiter, due_ms)
+        numbers[name] = number
+        yield LockRecord(
+            name=name,
+            queued=lock.queued,
+            limit=lock.limit,
+            granted_last=lock.granted_last,
+            delay_timer=lock.delay_timer,
+            delay_due_ms=lock.delayed_until_ms,
+        )
+    for request in _requests_by_ticket(state):
+        yield _request_record(state, request, numbers, due_ms)
+
+
+def _requests_by_ticket(state: LockState) -> list[Request]:
+    found = {
+        request.ticket: request
+        for session in state.sessions.values()
+        for request in session.requests.values()
+    }
+    return [found[ticket] for ticket in sorted(found)]
 
 
 def _session_records(session: Session) -> Iterator[SessionRecord | AnswerRecord]:
@@ -175,20 +210,30 @@ def _session_records(session: Session) -> Iterator[SessionRecord | AnswerRecord]
         lease_running=session.lease_running,
         silent_ms=session.silent_ms,
         floor=session.answers.floor,
+        noticed=session.noticed,
+        notices=tuple(session.notices.values()),
     )
     for request_id, answer in session.answers.kept():
         yield AnswerRecord(request_id, answer)
 
 
-def _request_record(state: LockState, request: Request, due_ms: dict[int, int]) -> RequestRecord:
+def _request_record(
+    state: LockState, request: Request, numbers: dict[str, int], due_ms: dict[int, int]
+) -> RequestRecord:
     return RequestRecord(
         ticket=request.ticket,
+        locks=tuple(numbers[name] for name in request.names),
         session=state.sessions[request.session].number,
         owner=request.owner,
         id=request.id,
-        meta=request.meta,
         origin=request.origin,
-        place=request.place,
+        mode=request.mode,
+        weight=request.weight,
+        meta=request.meta,
+        asked_ms=request.asked_ms,
+        max_hold_ms=request.max_hold_ms,
+        delay_ms=request.delay_ms,
+        places=request.places,
         wait_ms=request.wait_ms,
         wait_timer=request.wait_timer,
         wait_due_ms=due_ms[request.wait_timer],
@@ -197,4 +242,8 @@ def _request_record(state: LockState, request: Request, due_ms: dict[int, int]) 
         token=request.token,
         revision=request.revision,
         granted_ms=request.granted_ms,
+        hold_timer=request.hold_timer,
+        hold_due_ms=due_ms[request.hold_timer],
+        revoked=request.revoked,
+        notice=request.notice,
     )

@@ -1,7 +1,8 @@
 """A session: a client's liveness with the cluster, what it holds and waits for, what it was told."""
 
 from lockd.locks.answers import SessionAnswers
-from lockd.locks.queues import Request
+from lockd.locks.commands import Notice
+from lockd.locks.queues import Lock, Phase, Request
 
 
 class Session:
@@ -18,12 +19,16 @@ class Session:
         "lease_running",
         "meta",
         "name",
+        "noticed",
+        "notices",
         "number",
+        "owners",
         "requests",
         "silent_ms",
+        "stands",
         "ttl_ms",
         "user",
-        "waits",
+        "waiting",
     )
 
     def __init__(
@@ -42,8 +47,16 @@ class Session:
         """How long the leader had not heard of it when it last said so (T2)."""
         self.requests: dict[int, Request] = {}
         """Those that wait or hold, by ticket."""
-        self.waits: dict[tuple[str, str], Request] = {}
-        """Those that wait, by (owner, lock name): an owner waits for a lock once (G3)."""
+        self.waiting = 0
+        """How many of them wait."""
+        self.stands: dict[tuple[str, str], dict[int, Request]] = {}
+        """The same by (owner, lock name), then ticket: an owner waits for a lock once (G3)."""
+        self.owners: dict[str, dict[int, Request]] = {}
+        """The same by owner, then ticket, of those that have an owner (G8)."""
+        self.notices: dict[int, Notice] = {}
+        """What it has not acknowledged, by number (K7)."""
+        self.noticed = 0
+        """The number of its last notice."""
         self.answers = SessionAnswers(answers_kept)
 
     @property
@@ -52,5 +65,48 @@ class Session:
         return self.name or f"session {self.number}"
 
     def requests_by_lock(self) -> list[Request]:
-        """What it holds and waits for, sorted by lock name, then ticket (G6)."""
+        """What it holds and waits for, sorted by the first lock's name, then ticket (G6)."""
         return sorted(self.requests.values(), key=lambda request: (request.lock.name, request.ticket))
+
+    def add(self, request: Request) -> None:
+        """Enter a request that was taken in."""
+        self.requests[request.ticket] = request
+        for lock in request.locks:
+            self.stands.setdefault((request.owner, lock.name), {})[request.ticket] = request
+        if request.owner:
+            self.owners.setdefault(request.owner, {})[request.ticket] = request
+
+    def remove(self, request: Request) -> None:
+        """Take out a request that is over."""
+        del self.requests[request.ticket]
+        for lock in request.locks:
+            self.leave(request, lock)
+        if request.owner:
+            own = self.owners[request.owner]
+            del own[request.ticket]
+            if not own:
+                del self.owners[request.owner]
+
+    def leave(self, request: Request, lock: Lock) -> None:
+        """One of the request's locks is no longer its."""
+        key = (request.owner, lock.name)
+        standing = self.stands[key]
+        del standing[request.ticket]
+        if not standing:
+            del self.stands[key]
+
+    def wait_of(self, owner: str, lock_name: str) -> Request | None:
+        """The owner's wait for that lock: there is one at most (G3)."""
+        last = next(reversed(self.stands.get((owner, lock_name), {}).values()), None)
+        # Whatever was asked for later has ended the wait.
+        return last if last is not None and last.phase is Phase.WAITING else None
+
+    def newest_id(self, owner: str, lock_name: str) -> int:
+        """The highest id of the owner's requests that wait for or hold that lock, 0 for none.
+
+        Ids grow with tickets, for a lower one is refused.
+        """
+        for request in reversed(self.stands.get((owner, lock_name), {}).values()):
+            if isinstance(request.id, int) and request.id:
+                return request.id
+        return 0

@@ -8,8 +8,8 @@ Layout, integers big-endian:
     16 bytes BLAKE2b of all before
 
 The records stand in one order: the head; nodes, members and tombstones by id; sessions by id, each
-with its answers by number; answers to TTL requests by age; locks by name, each with its holder and
-then its waiters by ticket. So equal states have equal bytes, whatever happened to the dicts and
+with its answers by number; answers to TTL requests by age; locks by name; requests, be it that they
+hold or wait, by ticket. So equal states have equal bytes, whatever happened to the dicts and
 heaps that hold them. What follows from the records is not written: indexes, counts, the heap.
 
 Everything that decides a later outcome is there: the token counter, the floors and answers, who

@@ -1,11 +1,12 @@
 """The replicated state of the lock service, and the few transitions that everything is made of.
 
-A request is taken in, granted, orphaned, attached again, and ended; a session is opened and ended.
-Commands (lockd.locks.machine) and timers are sequences of these. Each transition keeps every index
-in step, tells who has to be told, and looks at the head of the queue again (SAFETY G5).
+A request is taken in, granted, revoked, orphaned, attached again, and ended; a session is opened and
+ended. Commands (lockd.locks.machine) and timers are sequences of these. Each transition keeps every
+index in step, tells who has to be told, and looks at the head of the queues again (SAFETY G5).
 """
 
 import enum
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from lockd.ids import TOKEN_MAX, FencingToken, SessionId
@@ -14,11 +15,13 @@ from lockd.locks.commands import (
     WAIT_FOREVER,
     Completion,
     Granted,
+    Notice,
     Origin,
     Outcome,
     Refused,
     RegisterNode,
 )
+from lockd.locks.events import EventKind, LockEvent
 from lockd.locks.limits import Limits
 from lockd.locks.origins import WaitsByOrigin
 from lockd.locks.queues import Lock, Phase, Request
@@ -45,8 +48,23 @@ class OrphanOver(NamedTuple):
     request: Request
 
 
+class HoldOver(NamedTuple):
+    """Timer: this grant is as old as its MAXHOLD (K7)."""
+
+    request: Request
+
+
+class DelayOver(NamedTuple):
+    """Timer: the DELAY after an abnormal end of a lease on this lock has passed."""
+
+    lock: Lock
+
+
 class QuietOver(NamedTuple):
     """Timer: the quiet period after a restore has passed (G2)."""
+
+
+Due = WaitOver | OrphanOver | HoldOver | DelayOver | QuietOver
 
 
 class Member(NamedTuple):
@@ -67,6 +85,10 @@ class LeaseEvent(enum.Enum):
     """It is no longer marked silent (T2)."""
     ENDED = "ended"
     """The session is gone, whatever ended it."""
+    REVOKED = "revoked"
+    """A grant of it was revoked: it may be passed on a TTL from now (P1)."""
+    PASSED_ON = "passed on"
+    """A revoked grant of it has ended."""
 
 
 class LeaseChange(NamedTuple):
@@ -75,6 +97,8 @@ class LeaseChange(NamedTuple):
     event: LeaseEvent
     session: SessionId
     ttl_ms: int
+    token: int = 0
+    """Of the grant, for the last two."""
 
 
 class LockState:
@@ -91,7 +115,7 @@ class LockState:
         self.token = FencingToken(0)
         """The one drawn last; the next grant has a higher one, of whatever lock (P2, G1)."""
         self.revision = 0
-        """Counts the events of locks: grants and ends of grants."""
+        """Counts the events of locks."""
         self.grants_from_ms = 0
         """The clock at which the quiet period after a restore ends; 0 when there is none (G2)."""
         self.nodes: dict[int, RegisterNode] = {}
@@ -104,23 +128,46 @@ class LockState:
         """The public number of the session opened last."""
         self.tickets = 0
         self.locks: dict[str, Lock] = {}
-        """Those that are held or waited for."""
+        """Those that are held, waited for or in their delay."""
+        self.grants: dict[int, Request] = {}
+        """Those that keep others out, by token."""
+        self.revoked: dict[int, Request] = {}
+        """Those of them that are revoked, by token."""
         self.waiters = 0
         """Requests that wait, over all locks."""
         self.private_answers = PrivateAnswers(self.limits)
         self.waits = WaitsByOrigin()
-        self.timers: Timers[WaitOver | OrphanOver | QuietOver] = Timers()
+        self.timers: Timers[Due] = Timers()
         self.quiet_timer = NO_TIMER
 
         # What the last apply caused. Not part of the state.
         self.completions: list[Completion] = []
         self.lease_changes: list[LeaseChange] = []
+        self.events: list[LockEvent] = []
 
     def tell(self, origin: Origin, outcome: Outcome) -> None:
         self.completions.append(Completion(origin, outcome))
 
-    def note_lease(self, event: LeaseEvent, session: Session) -> None:
-        self.lease_changes.append(LeaseChange(event, SessionId(session.id), session.ttl_ms))
+    def note_lease(self, event: LeaseEvent, session: Session, token: int = 0) -> None:
+        self.lease_changes.append(LeaseChange(event, SessionId(session.id), session.ttl_ms, token))
+
+    def note_event(self, kind: EventKind, lock: Lock, request: Request, reason: str = "") -> None:
+        """Count and tell one event of a grant."""
+        self.revision += 1
+        session = self.sessions[request.session]
+        event = LockEvent(
+            revision=self.revision,
+            kind=kind,
+            lock=lock.name,
+            token=request.token,
+            mode=request.mode,
+            session=session.number,
+            name=session.name,
+            owner=request.owner,
+            meta=request.meta,
+            reason=reason,
+        )
+        self.events.append(event)
 
     @property
     def is_quiet(self) -> bool:
@@ -158,7 +205,7 @@ class LockState:
         self.sessions[session_id] = session
         return session
 
-    def end_session(self, session: Session) -> None:
+    def end_session(self, session: Session, kind: EventKind) -> None:
         """Free its locks and drop its waits, in sorted order, and let the next ones in (G6).
 
         All of its requests are out before anyone is granted: a lock it frees must not go to
@@ -166,10 +213,10 @@ class LockState:
         """
         requests = session.requests_by_lock()
         for request in requests:
-            self._take_out(request, _SESSION_ENDED if request.phase is Phase.WAITING else GRANT_ENDED)
+            answer = _SESSION_ENDED if request.phase is Phase.WAITING else GRANT_ENDED
+            self._take_out(request, answer, kind)
         self._remove_session(session)
-        for lock in dict.fromkeys(request.lock for request in requests):
-            self._look_at_head(lock)
+        self.look_at(lock for request in requests for lock in request.locks)
 
     def _remove_session(self, session: Session) -> None:
         del self.sessions[session.id]
@@ -177,18 +224,20 @@ class LockState:
 
     # Requests.
 
-    def lock_named(self, name: str) -> Lock:
-        """The lock, made when it was free."""
+    def lock_named(self, name: str, limit: int) -> Lock:
+        """The lock, made when it was free; its first user fixes its limit (G5)."""
         lock = self.locks.get(name)
         if lock is None:
             lock = self.locks[name] = Lock(name)
+        if not lock.is_wanted:
+            lock.limit = limit
         return lock
 
     def take_in(self, request: Request, session: Session) -> None:
         """Give a new request its ticket and enter it under its session and its id."""
         self.tickets += 1
         request.ticket = self.tickets
-        session.requests[request.ticket] = request
+        session.add(request)
         if isinstance(request.id, int):
             if request.id:
                 session.answers.began(request.id, request)
@@ -197,8 +246,8 @@ class LockState:
 
     def enqueue(self, request: Request, wait_ms: int) -> None:
         """Let a request that was taken in wait, for so long by the state's clock or for ever."""
-        request.lock.enqueue(request)
-        self.sessions[request.session].waits[request.owner, request.lock.name] = request
+        request.places = tuple(lock.enqueue(request) for lock in request.locks)
+        self.sessions[request.session].waiting += 1
         self.waiters += 1
         request.wait_ms = wait_ms
         if wait_ms != WAIT_FOREVER:
@@ -206,14 +255,18 @@ class LockState:
         self.waits.add(request)
 
     def grant(self, request: Request) -> None:
-        """Make a request that was taken in the holder of its free lock; draws the token (G1)."""
-        assert request.lock.holder is None, f"{request.lock.name} is held"
+        """Make a request that was taken in the holder of its locks; draws the token (G1)."""
         assert self.token < TOKEN_MAX, "no token is left"
         assert not self.is_quiet, "G2: a grant in the quiet period"
         self.token = FencingToken(self.token + 1)
-        self.revision += 1
-        request.hold(token=self.token, revision=self.revision, clock_ms=self.clock_ms)
-        request.lock.holder = request
+        request.hold(token=self.token, revision=self.revision + len(request.locks), clock_ms=self.clock_ms)
+        self.grants[self.token] = request
+        for lock in request.locks:
+            assert lock.admits(request), f"{lock.name} is held"
+            lock.add_holder(request)
+            self.note_event(EventKind.ACQUIRED, lock, request)
+        if request.max_hold_ms:
+            request.hold_timer = self.timers.set(self.clock_ms + request.max_hold_ms, HoldOver(request))
         session = self.sessions[request.session]
         if not session.lease_running:
             session.lease_running = True
@@ -228,40 +281,104 @@ class LockState:
             revision=request.revision,
             ttl_ms=self.sessions[request.session].ttl_ms,
             repeat=repeat,
+            locks=request.names,
+            mode=request.mode,
+            limit=request.lock.limit,
+            weight=request.weight,
         )
 
-    def end_request(self, request: Request, answer: Refused) -> None:
+    def revoke(self, request: Request, lock: Lock, *, reason: str) -> None:
+        """Tell the holder that its grant has ended; until it can't be trusted it keeps others out (P1)."""
+        assert request.phase is Phase.HELD, request.phase
+        request.phase = Phase.REVOKED
+        request.revoked = reason
+        self.timers.cancel(request.hold_timer)
+        request.hold_timer = NO_TIMER
+        self.revoked[request.token] = request
+        session = self.sessions[request.session]
+        session.noticed += 1
+        request.notice = session.noticed
+        session.notices[session.noticed] = Notice(session.noticed, lock.name, request.token, reason)
+        self._forget_notices(session)
+        self.note_lease(LeaseEvent.REVOKED, session, request.token)
+
+    def _forget_notices(self, session: Session) -> None:
+        if len(session.notices) > self.limits.notices_per_session_max:
+            for number, notice in session.notices.items():
+                if notice.token not in self.revoked:
+                    del session.notices[number]
+                    return
+
+    def end_request(self, request: Request, answer: Refused, kind: EventKind = EventKind.RELEASED) -> None:
         """Withdraw a wait or release a grant; from now on its id is answered so (G3, G5).
 
         A private session ends with its request.
         """
-        self._take_out(request, answer)
+        self._take_out(request, answer, kind)
         session = self.sessions[request.session]
         if session.is_private:
             self._remove_session(session)
-        self._look_at_head(request.lock)
+        self.look_at(request.locks)
 
-    def _take_out(self, request: Request, answer: Refused) -> None:
-        """Remove a request from every index, without looking at what its lock does then."""
+    def release(self, request: Request) -> None:
+        """Its holder gives the grant back, with all of its locks."""
+        self.acknowledge_end(request)
+        self.end_request(request, GRANT_ENDED)
+
+    def give_back(self, request: Request, lock: Lock) -> None:
+        """As `release`, for this one of its locks."""
+        if len(request.locks) == 1:
+            self.release(request)
+            return
+        self._leave(request, lock, EventKind.RELEASED)
+        self.sessions[request.session].leave(request, lock)
+        request.part_with(lock)
+        self.look_at((lock,))
+
+    def acknowledge_end(self, request: Request) -> None:
+        """Its holder knows that the grant has ended: there is nothing left to tell."""
+        if request.notice:
+            self.sessions[request.session].notices.pop(request.notice, None)
+
+    def _take_out(self, request: Request, answer: Refused, kind: EventKind) -> None:
+        """Remove a request from every index, without looking at what its locks do then."""
         session = self.sessions[request.session]
         if request.phase is Phase.WAITING:
             self._stop_waiting(request, answer)
         else:
-            request.lock.holder = None
-            self.revision += 1
+            for lock in request.locks:
+                self._leave(request, lock, kind)
+            del self.grants[request.token]
+            if request.phase is Phase.REVOKED:
+                del self.revoked[request.token]
+                self.note_lease(LeaseEvent.PASSED_ON, session, request.token)
+        self.timers.cancel(request.hold_timer)
         self.timers.cancel(request.orphan_timer)
         request.phase = Phase.ENDED
-        del session.requests[request.ticket]
+        session.remove(request)
         if isinstance(request.id, int):
             if request.id:
                 session.answers.ended(request.id, answer)
         elif request.id:
             self.private_answers.ended(session.user, request.id, answer, self.clock_ms)
 
+    def _leave(self, request: Request, lock: Lock, kind: EventKind) -> None:
+        """The grant no longer holds this lock. An end that its holder may not know of begins a DELAY."""
+        lock.remove_holder(request)
+        if request.phase is Phase.REVOKED:
+            kind = EventKind.BROKEN
+        self.note_event(kind, lock, request, request.revoked)
+        if request.delay_ms and kind is not EventKind.RELEASED:
+            until_ms = max(self.clock_ms + request.delay_ms, lock.delayed_until_ms)
+            self.timers.cancel(lock.delay_timer)
+            lock.delayed_until_ms = until_ms
+            lock.delay_timer = self.timers.set(until_ms, DelayOver(lock))
+
     def _stop_waiting(self, request: Request, outcome: Outcome) -> None:
-        """Take a waiter out of its queue, and tell its origin why unless it is an orphan."""
-        del request.lock.waiters[request.ticket]
-        del self.sessions[request.session].waits[request.owner, request.lock.name]
+        """Take a waiter out of its queues, and tell its origin why unless it is an orphan."""
+        for lock in request.locks:
+            del lock.waiters[request.ticket]
+        self.sessions[request.session].waiting -= 1
         self.waiters -= 1
         self.timers.cancel(request.wait_timer)
         request.wait_timer = NO_TIMER
@@ -269,13 +386,25 @@ class LockState:
             self.waits.remove(request)
             self.tell(request.origin, outcome)
 
-    def _look_at_head(self, lock: Lock) -> None:
-        """Grant until the head can't be granted; forget a lock that nobody wants (G5)."""
-        while not self.is_quiet and self.token < TOKEN_MAX and (head := lock.next_to_grant()) is not None:
-            self.grant(head)
-            self._stop_waiting(head, self.granted(head, repeat=True))
-        if lock.is_free:
-            del self.locks[lock.name]
+    def can_grant(self, request: Request) -> bool:
+        """Whether a request that waits for its locks stands first in each, and each has room (G5)."""
+        return all(lock.head is request and lock.admits(request) for lock in request.locks)
+
+    def look_at(self, locks: Iterable[Lock]) -> None:
+        """Grant the heads of these locks until none can be granted; forget those nobody wants (G5).
+
+        In sorted order of names. A grant of several locks opens none of them to another waiter, so
+        it is enough to look at locks where something has changed.
+        """
+        for lock in sorted({lock.name: lock for lock in locks}.values(), key=lambda lock: lock.name):
+            while not self.is_quiet and self.token < TOKEN_MAX:
+                head = lock.head
+                if head is None or not self.can_grant(head):
+                    break
+                self.grant(head)
+                self._stop_waiting(head, self.granted(head, repeat=True))
+            if lock.is_free and self.locks.get(lock.name) is lock:
+                del self.locks[lock.name]
 
     # Who listens, by G4.
 
@@ -311,68 +440,25 @@ class LockState:
         if waits:
             self.waits.add(request)
 
-    # The clock, by T1.
+    def end_orphan(self, request: Request) -> None:
+        """Nobody asked for it in time."""
+        self.end_request(request, _WITHDRAWN)
 
-    def advance_clock(self, stamp_ms: int) -> None:
-        """Move the clock to `stamp_ms`, never back; forget old answers; fire what is due, in order."""
-        self.clock_ms = max(self.clock_ms, stamp_ms)
-        self.private_answers.forget_old(self.clock_ms)
-        while (due := self.timers.take_due(self.clock_ms)) is not None:
-            match due:
-                case WaitOver(request):
-                    self.end_request(request, self.timed_out(request))
-                case OrphanOver(request):
-                    self.end_request(request, _WITHDRAWN)
-                case QuietOver():
-                    self._end_quiet_period()
+    # After a restore, by G2.
 
     def begin_quiet_period(self, duration_ms: int) -> None:
-        """Grant nothing for so long; what is asked for meanwhile waits (G2)."""
+        """Grant nothing for so long; what is asked for meanwhile waits."""
         assert not self.locks, "G2: a restored state has no locks"
         self.grants_from_ms = self.clock_ms + duration_ms
         self.quiet_timer = self.timers.set(self.grants_from_ms, QuietOver())
 
-    def _end_quiet_period(self) -> None:
+    def end_quiet_period(self) -> None:
         self.grants_from_ms = 0
         self.quiet_timer = NO_TIMER
-        for name in sorted(self.locks):
-            self._look_at_head(self.locks[name])
+        self.look_at(list(self.locks.values()))
 
-    # Refusals that tell who is in the way.
-
-    def timed_out(self, request: Request) -> Refused:
-        """TIMEOUT of a wait that has run out."""
-        return self._in_the_way(
-            "TIMEOUT",
-            request.lock,
-            f" (waited {request.wait_ms} ms, {len(request.lock.waiters) - 1} more waiting)",
-        )
-
-    def busy(self, lock: Lock) -> Refused:
-        """BUSY of a request that does not wait."""
-        return self._in_the_way("BUSY", lock, f" ({len(lock.waiters)} waiting)")
-
-    def quiet(self, lock_name: str) -> Refused:
-        """UNAVAILABLE of a request that does not wait, in the quiet period. Nothing has changed."""
-        return Refused("UNAVAILABLE", self._why_quiet(), lock=lock_name)
-
-    def _why_quiet(self) -> str:
-        left_ms = max(self.grants_from_ms - self.clock_ms, 0)
-        return (
-            f"the cluster was restored: nothing is granted for another {left_ms} ms, "
-            "so that every lease of before has run out"
-        )
-
-    def _in_the_way(self, code: str, lock: Lock, rest: str) -> Refused:
-        # The texts are part of the state, as answers: no repr(), whose output depends on the
-        # Unicode tables of the Python that runs (G6).
-        holder = lock.holder
-        if holder is None:
-            why = f": {self._why_quiet()}" if self.is_quiet else ""
-            return Refused(code, f'"{lock.name}" can\'t be granted{why}{rest}', lock=lock.name)
-        session = self.sessions[holder.session]
-        who = f"session {session.number}" + (f' "{session.name}"' if session.name else "")
-        owner = f' owner "{holder.owner}"' if holder.owner else ""
-        held_ms = self.clock_ms - holder.granted_ms
-        text = f'"{lock.name}" has been held by {who}{owner} for {held_ms} ms{rest}'
-        return Refused(code, text, lock=lock.name, holder=session.label)
+    def end_delay(self, lock: Lock) -> None:
+        """The DELAY of this lock is over: whoever waits comes in."""
+        lock.delay_timer = NO_TIMER
+        lock.delayed_until_ms = 0
+        self.look_at((lock,))

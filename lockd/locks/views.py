@@ -4,9 +4,11 @@ Nobody but a session's own user may be shown its id; `number` is for everyone.
 """
 
 import heapq
+import itertools
 from dataclasses import dataclass
 
 from lockd.ids import SessionId
+from lockd.locks.queues import Phase, Request
 from lockd.locks.sessions import Session
 from lockd.locks.state import LockState
 
@@ -27,7 +29,9 @@ class SessionView:
     """How long a leader had not heard of it when it logged so; 0 when heard of since (T2)."""
     is_private: bool
     requests: int
-    """How many locks it holds or waits for."""
+    """How many requests of it hold or wait."""
+    waiting: int
+    """How many of those wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class HolderView:
     meta: str
     held_ms: int
     """By the state's clock, which moves when entries are applied."""
+    mode: str
+    weight: int
+    ending: str
+    """Why the grant was revoked, while its holder may still trust it (P1); "" for a good grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +61,52 @@ class LockView:
     status: str
     """"free" or "held"."""
     mode: str
-    """"exclusive"; "" when free."""
+    """EXCLUSIVE, SHARED or SEMAPHORE; "" when free."""
     holders: tuple[HolderView, ...]
+    """By token, the oldest grant first."""
     queue_length: int
     granted_last: int
-    """Token of the last grant while the lock is held; 0 when it is free and its past forgotten."""
+    """Token of the last grant, as long as the lock is held or wanted; 0 when its past is forgotten."""
     revision: int
     """The state's revision: a watch from here on misses nothing that this view lacks."""
+    limit: int
+    """Units of a semaphore, while anyone holds or wants some; else 0."""
+    used: int
+    """How many of them are taken."""
+    delay_ms: int
+    """For how long nobody is granted it yet, after an abnormal end; 0 for no delay."""
 
     @property
     def held_ms(self) -> int:
         """How long it has been held by the one who has it longest; 0 when free."""
         return max((holder.held_ms for holder in self.holders), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class WaiterView:
+    """One request in a queue."""
+
+    position: int
+    """0 is next."""
+    session: str
+    session_number: int
+    owner: str
+    mode: str
+    weight: int
+    meta: str
+    waiting_ms: int
+    locks: tuple[str, ...]
+    """All that it asks for, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """The head of a queue."""
+
+    name: str
+    length: int
+    waiters: tuple[WaiterView, ...]
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +133,102 @@ def view_session(session: Session) -> SessionView:
         silent_ms=session.silent_ms,
         is_private=session.is_private,
         requests=len(session.requests),
+        waiting=session.waiting,
     )
+
+
+def list_sessions(state: LockState, after: int, count: int) -> list[SessionView]:
+    """At most `count` sessions by public number, after number `after`. Costs O(n) of all sessions."""
+    younger = (session for session in state.sessions.values() if session.number > after)
+    return [view_session(session) for session in heapq.nsmallest(count, younger, key=_number)]
+
+
+def _number(session: Session) -> int:
+    return session.number
 
 
 def view_lock(state: LockState, name: str) -> LockView:
     """The lock of that name, free or held."""
     lock = state.locks.get(name)
-    holder = None if lock is None else lock.holder
-    if lock is None or holder is None:
-        waiting = 0 if lock is None else len(lock.waiters)
-        return LockView(name, "free", "", (), waiting, 0, state.revision)
-    session = state.sessions[holder.session]
-    view = HolderView(
+    if lock is None:
+        return LockView(name, "free", "", (), 0, 0, state.revision, 0, 0, 0)
+    return LockView(
+        name=name,
+        status="held" if lock.holders else "free",
+        mode=lock.mode,
+        holders=tuple(_view_holder(state, grant) for grant in lock.holders.values()),
+        queue_length=len(lock.waiters),
+        granted_last=lock.granted_last,
+        revision=state.revision,
+        limit=lock.limit,
+        used=lock.used if lock.limit else 0,
+        delay_ms=max(lock.delayed_until_ms - state.clock_ms, 0),
+    )
+
+
+def _view_holder(state: LockState, grant: Request) -> HolderView:
+    session = state.sessions[grant.session]
+    return HolderView(
         session=session.name,
         session_number=session.number,
-        owner=holder.owner,
-        token=holder.token,
-        revision=holder.revision,
-        meta=holder.meta,
-        held_ms=state.clock_ms - holder.granted_ms,
+        owner=grant.owner,
+        token=grant.token,
+        revision=grant.revision,
+        meta=grant.meta,
+        held_ms=state.clock_ms - grant.granted_ms,
+        mode=grant.mode,
+        weight=grant.weight,
+        ending=grant.revoked,
     )
-    return LockView(name, "held", "exclusive", (view,), len(lock.waiters), holder.token, state.revision)
+
+
+def view_queue(state: LockState, name: str, count: int) -> QueueView:
+    """The first `count` waiters of a lock."""
+    lock = state.locks.get(name)
+    waiters = [] if lock is None else list(itertools.islice(lock.waiters.values(), count))
+    return QueueView(
+        name=name,
+        length=0 if lock is None else len(lock.waiters),
+        waiters=tuple(_view_waiter(state, waiter, at) for at, waiter in enumerate(waiters)),
+        revision=state.revision,
+    )
+
+
+def _view_waiter(state: LockState, waiter: Request, position: int) -> WaiterView:
+    session = state.sessions[waiter.session]
+    return WaiterView(
+        position=position,
+        session=session.name,
+        session_number=session.number,
+        owner=waiter.owner,
+        mode=waiter.mode,
+        weight=waiter.weight,
+        meta=waiter.meta,
+        waiting_ms=state.clock_ms - waiter.asked_ms,
+        locks=waiter.names,
+    )
+
+
+def validate(state: LockState, name: str, token: int) -> str:
+    """What has become of a grant, for a third party that was shown its token.
+
+    "current": it holds the lock. "superseded": it does not, and somebody does or has been granted
+    the lock since; so also when it was revoked and is not passed on yet. "free": nobody holds the
+    lock, and nothing is known of a later grant.
+    """
+    lock = state.locks.get(name)
+    if lock is None:
+        return "free"
+    grant = lock.holders.get(token)
+    if grant is not None and grant.phase is Phase.HELD:
+        return "current"
+    return "superseded" if lock.holders or lock.granted_last > token else "free"
 
 
 def list_locks(state: LockState, prefix: str, after: str, count: int) -> list[LockView]:
-    """At most `count` held locks with that prefix, by name, after `after` ("" for the first).
+    """At most `count` locks that aren't free, with that prefix, by name, after `after` ("" for the first).
 
-    Costs O(n) of all held locks: names are kept in no order, so that a grant costs O(1).
+    Costs O(n) of all such locks: names are kept in no order, so that a grant costs O(1).
     """
     names = (name for name in state.locks if name > after and name.startswith(prefix))
     return [view_lock(state, name) for name in heapq.nsmallest(count, names)]

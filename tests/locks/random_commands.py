@@ -50,7 +50,8 @@ class RandomLog:
         self._stamp_ms += draw.choice((0, 1, 7, 90, 400, 2_500))
         stamp_ms = max(0, self._stamp_ms - (1_000 if draw.random() < 0.05 else 0))
         commands = [random_command(draw) for _ in range(draw.randrange(5))]
-        holder = state.locks[name].holder if (name := draw.choice(_LOCKS)) in state.locks else None
+        lock = state.locks.get(draw.choice(_LOCKS))
+        holder = None if lock is None else next(iter(lock.holders.values()), None)
         if holder is not None and draw.random() < 0.5:
             user = state.sessions[holder.session].user
             release = Release(holder.lock.name, holder.token)

@@ -24,6 +24,7 @@ def view(session: SessionId, ttl_ms: int, *, silent_ms: int = 0, lease_running: 
         silent_ms=silent_ms,
         is_private=False,
         requests=0,
+        waiting=0,
     )
 
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from lockd.errors import CorruptData
+from lockd.locks.commands import Notice
 from lockd.locks.records import (
     AnswerRecord,
     Head,
@@ -72,6 +73,20 @@ def each_waiter(**fields: object) -> Change:
     return change
 
 
+def revoked(**fields: object) -> Change:
+    """Change the grants that are revoked."""
+
+    def change(records: Records) -> Records:
+        return [
+            msgspec.structs.replace(record, **fields)
+            if isinstance(record, RequestRecord) and record.revoked
+            else record
+            for record in records
+        ]
+
+    return change
+
+
 def test_the_records_themselves_are_taken() -> None:
     body = body_of(records_of(busy_cluster().machine.state))
     assert body_of(records_of(decode_state(body))) == body
@@ -108,7 +123,26 @@ def test_the_records_themselves_are_taken() -> None:
         (first(RequestRecord, wait_timer=1), "a holder that waits"),
         (first(RequestRecord, orphan_due_ms=10**9), "a deadline without its timer"),
         (doubled(RequestRecord), "stands twice"),
-        (each_waiter(token=1), "two holders"),
+        (each_waiter(token=1), "a holder that waits"),
+        (each_waiter(token=1, places=(), wait_timer=0, wait_due_ms=0), "stands twice|more holders"),
+        (each_waiter(places=()), "without its places"),
+        (each_waiter(hold_timer=10**6), "held too long"),
+        (first(RequestRecord, locks=(10**6,)), "lacks lock or session"),
+        (first(RequestRecord, locks=(0, 0)), "locks of a request out of order"),
+        (first(RequestRecord, mode="semaphore"), "a mode of another kind"),
+        (first(RequestRecord, weight=2), "too heavy"),
+        (first(RequestRecord, asked_ms=10**9), "a request of the future"),
+        (revoked(notice=10**6), "nobody is told of"),
+        (revoked(hold_timer=1), "nobody is told of"),
+        (first(LockRecord, granted_last=10**6), "was never drawn"),
+        (first(LockRecord, granted_last=0), "younger than its lock's last"),
+        (first(LockRecord, limit=3), "another kind"),
+        (first(LockRecord, delay_due_ms=10**9), "a deadline without its timer"),
+        (first(SessionRecord, notices=(Notice(9, "a", 1, ""),)), "never given"),
+        (
+            first(SessionRecord, noticed=9, notices=(Notice(9, "", 1, ""), Notice(8, "", 1, ""))),
+            "out of order",
+        ),
         (each_waiter(wait_timer=1, wait_due_ms=10**9), "stands twice or never did"),
         (each_waiter(wait_timer=10**6, wait_due_ms=10**9), "stands twice or never did"),
         (each_waiter(wait_timer=1, wait_due_ms=1), "should have fired"),

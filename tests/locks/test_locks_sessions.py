@@ -127,7 +127,7 @@ def test_the_ttl_of_a_private_session_starts_at_the_grant(state: ClusterState) -
     assert [(v.id, v.lease_running) for v in state.machine.lease_sessions()] == [("p1", False), ("s1", True)]
     assert state.machine.lease_changes == []
     state.release("a", 1, "s1")
-    assert waiter.granted == Granted("a", "p1", 2, 3, 4_000, repeat=True)
+    assert waiter.granted == Granted("a", "p1", 2, 3, 4_000, repeat=True, locks=("a",))
     assert state.machine.lease_changes == [LeaseChange(LeaseEvent.BEGAN, SessionId("p1"), 4_000)]
     view = state.machine.session(SessionId("p1"))
     assert view is not None

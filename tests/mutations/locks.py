@@ -18,8 +18,11 @@ MUTATIONS = (
         "a lock that is held is granted to whoever asks next",
         "P1",
         "lockd/locks/acquiring.py",
-        "    if lock.is_free and not state.is_quiet:\n",
-        "    lock.holder = None\n    if lock.is_free and not state.is_quiet:\n",
+        "    can_hold = _can_be_held_at_once(state, wish)\n",
+        "    can_hold = not state.is_quiet\n"
+        "    for held in map(state.locks.get, wish.names):\n"
+        "        if held:\n"
+        "            held.holders.clear()\n",
         (f"{_GRANTS}::test_g5_waiters_are_served_first_come_first_served",),
     ),
     Mutation(
@@ -60,11 +63,12 @@ MUTATIONS = (
         "the server lets the holding owner in again",
         "G1",
         "lockd/locks/acquiring.py",
-        "    refusal = (\n        _supersede(",
-        "    held = state.locks.get(operation.lock)\n"
-        "    if held and held.holder and held.holder.owner == command.owner:\n"
-        "        return state.granted(held.holder, repeat=False)\n"
-        "    refusal = (\n        _supersede(",
+        "    outcome = (\n        _supersede(",
+        "    held = state.locks.get(wish.names[0])\n"
+        "    for holder in held.holders.values() if held else ():\n"
+        "        if holder.owner == command.owner:\n"
+        "            return state.granted(holder, repeat=False)\n"
+        "    outcome = (\n        _supersede(",
         (f"{_GRANTS}::test_g1_the_server_never_reenters",),
     ),
     Mutation(
@@ -79,8 +83,8 @@ MUTATIONS = (
         "a lock is granted in the quiet period after a restore",
         "G2",
         "lockd/locks/acquiring.py",
-        "    if lock.is_free and not state.is_quiet:\n",
-        "    if lock.is_free:\n        state.grants_from_ms = 0\n",
+        "    can_hold = _can_be_held_at_once(state, wish)\n",
+        "    state.grants_from_ms = 0\n    can_hold = _can_be_held_at_once(state, wish)\n",
         (f"{_RESTORE}::test_nothing_is_granted_until_the_longest_ttl_has_passed",),
     ),
     Mutation(
@@ -207,15 +211,15 @@ MUTATIONS = (
         "the last in the queue is served first",
         "G5",
         "lockd/locks/queues.py",
-        "            return None\n        return next(iter(self.waiters.values()))",
-        "            return None\n        return next(reversed(self.waiters.values()))",
+        "        return next(iter(self.waiters.values()), None)\n",
+        "        return next(reversed(self.waiters.values()), None)\n",
         (f"{_GRANTS}::test_g5_waiters_are_served_first_come_first_served",),
     ),
     Mutation(
         "an acquire overtakes the queue when the holder has just gone",
         "G5",
         "lockd/locks/state.py",
-        "            self._remove_session(session)\n        self._look_at_head(request.lock)\n",
+        "            self._remove_session(session)\n        self.look_at(request.locks)\n",
         "            self._remove_session(session)\n",
         (f"{_GRANTS}::test_g5_the_next_is_let_in_when_the_holder_is_cancelled_closed_or_released",),
     ),
@@ -238,33 +242,35 @@ MUTATIONS = (
     Mutation(
         "a release ends the grant of another session",
         "G7",
-        "lockd/locks/acquiring.py",
-        "    if holder is None or holder.session != session.id or holder.token != operation.token:\n",
-        "    if holder is None or holder.token != operation.token:\n",
+        "lockd/locks/releasing.py",
+        "    if lock is None or grant is None or grant.session != session.id:\n",
+        "    if lock is None or grant is None:\n",
         (f"{_GRANTS}::test_g7_a_release_names_its_session_and_grant",),
     ),
     Mutation(
         "a release ends a later grant of the same session",
         "G7",
-        "lockd/locks/acquiring.py",
-        "    if holder is None or holder.session != session.id or holder.token != operation.token:\n",
-        "    if holder is None or holder.session != session.id:\n",
+        "lockd/locks/releasing.py",
+        "    grant = None if lock is None else lock.holders.get(operation.token)\n"
+        "    if lock is None or grant is None or grant.session != session.id:\n",
+        "    grant = None if lock is None else next(iter(lock.holders.values()), None)\n"
+        "    if lock is None or grant is None or grant.session != session.id:\n",
         (f"{_GRANTS}::test_g7_a_release_names_its_session_and_grant",),
     ),
     Mutation(
         "a second release says that it did something",
         "G7",
-        "lockd/locks/acquiring.py",
-        "holder.token != operation.token:\n        return Changed(0)\n",
-        "holder.token != operation.token:\n        return Changed(1)\n",
+        "lockd/locks/releasing.py",
+        "    if lock is None or grant is None or grant.session != session.id:\n        return Changed(0)\n",
+        "    if lock is None or grant is None or grant.session != session.id:\n        return Changed(1)\n",
         (f"{_GRANTS}::test_g7_a_second_release_does_nothing_and_says_so",),
     ),
     Mutation(
         "the state's clock goes back with a stamp",
         "T1",
-        "lockd/locks/state.py",
-        "        self.clock_ms = max(self.clock_ms, stamp_ms)\n",
-        "        self.clock_ms = stamp_ms\n",
+        "lockd/locks/due.py",
+        "    state.clock_ms = max(state.clock_ms, stamp_ms)\n",
+        "    state.clock_ms = stamp_ms\n",
         (f"{_CLOCK}::test_t1_the_clock_never_goes_back",),
     ),
     Mutation(

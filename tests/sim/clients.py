@@ -344,7 +344,7 @@ class Reader(Caller):
                 assert applied >= known, f"C6: node {node.node_id} reads at {applied}, and {known} was known"
                 self.world.met["reads"] += 1
                 lock = node.up.machine.state.locks.get(name)
-                holder = lock.holder if lock is not None else None
+                holder = next(iter(lock.holders.values()), None) if lock is not None else None
                 self.world.recorder.saw(name, holder.token if holder is not None else None, called=called)
 
         node.up.read(done)

@@ -60,7 +60,7 @@ class History:
         outcomes = [completion.outcome for completion in completions]
         made = {answer.token: answer for answer in outcomes if isinstance(answer, Granted)}
         grants = {token: Grant(answer.lock, answer.session) for token, answer in made.items()}
-        live = [lock.holder for lock in machine.state.locks.values() if lock.holder is not None]
+        live = list(machine.state.grants.values())
         grants |= {holder.token: Grant(holder.lock.name, holder.session) for holder in live}
         new = grants.keys() - self._grants.keys()
         assert min(new, default=self._token_max + 1) > self._token_max, "P2: tokens grow over all grants"
