@@ -214,7 +214,9 @@ class OriginGone(msgspec.Struct, array_like=True, frozen=True, tag="origin_gone"
 
 
 class RequestOrphaned(msgspec.Struct, array_like=True, frozen=True, tag="request_orphaned"):
-    """The answer to `Command.request` could not be written. As OriginGone, for one request (G4).
+    """The answer to `Command.request`, or to an unnamed one of the owner, could not be written.
+
+    As OriginGone, for one request (G4).
 
     Without effect when the request has since been asked again over another connection: its client
     may rely on the grant (P1).

@@ -274,7 +274,8 @@ class Reference:
             if request.user != command.user or (request.id or "") != (command.request or ""):
                 continue
             by_uuid = isinstance(request.id, str) and request.id
-            if by_uuid or (request.session == command.session and (request.id or request.token)):
+            unnamed = request.token and request.owner == command.owner
+            if by_uuid or (request.session == command.session and (request.id or unnamed)):
                 self._orphan(request)
                 return ("changed", 1)
         return ("changed", 0)
