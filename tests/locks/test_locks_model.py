@@ -29,7 +29,7 @@ from tests.locks.reference import Reference, said
 LIMITS = Limits(ttl_ms_max=3_000, private_answers_kept_max=3, private_answers_forgotten_per_entry=2)
 SESSIONS = st.sampled_from(("s1", "s2", "s3"))
 LOCKS = st.sampled_from(("a", "b"))
-OWNERS = st.sampled_from(("", "t1", "t2"))
+OWNERS = st.just("")
 USERS = st.sampled_from(("ann", "ann", "ann", "bob"))
 NUMBERS = st.integers(0, 9)
 UUIDS = st.sampled_from(("", "u1", "u2", "u3"))
