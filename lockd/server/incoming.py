@@ -17,6 +17,9 @@ from lockd.server.renewals import Renewals
 from lockd.server.snapshots import Receiving, Sending
 from lockd.server.surroundings import Network
 
+_FOR_CLIENTS = (frames.Forward, frames.ReadRequest, frames.KeepaliveRequest, frames.OperatorRequest)
+"""What one node asks of the leader on behalf of its clients, whom it has let in (G11)."""
+
 
 class Incoming:
     """The frames that one node hears."""
@@ -44,6 +47,8 @@ class Incoming:
 
     def take(self, sender: NodeId, frame: frames.Frame) -> None:
         """Do what the frame asks for. Raises FrameError on nonsense."""
+        if isinstance(frame, _FOR_CLIENTS) and self._raft.is_leader_ready:
+            self._check_member(sender, frame)
         match frame:
             case frames.Raft():
                 self._on_raft_message(sender, frame)
@@ -77,6 +82,12 @@ class Incoming:
                 self._membership.on_reply(call, outcome)
             case _:
                 self._on_snapshot_frame(sender, frame)
+
+    def _check_member(self, sender: NodeId, frame: frames.Frame) -> None:
+        """A node that no configuration here knows may be a leader, and is heard as one. It has no clients
+        for whom the leader that knows all members could do anything (P6)."""
+        if sender not in self._raft.configuration.members:
+            raise frames.FrameError(f"node {sender} is no member, and sent a {frame.KIND.name} for clients")
 
     def _on_snapshot_frame(self, sender: NodeId, frame: frames.Frame) -> None:
         match frame:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lockd.ids import LogIndex, SessionId, Term
+from lockd.ids import LogIndex, NodeId, SessionId, Term
 from lockd.locks.commands import (
     Acquire,
     ClearSilent,
@@ -255,6 +255,21 @@ def test_g11_a_peer_cannot_speak_for_another_nodes_clients() -> None:
     cluster = led_by(1)
     with pytest.raises(frames.FrameError, match="forwarded"):
         cluster[1].driver.on_frame(cluster.nodes[1], forwarded(Release("lock", 1), node=3))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        forwarded(Release("lock", 1), node=9),
+        frames.ReadRequest(1),
+        frames.KeepaliveRequest(1, "ann", "s"),
+        frames.OperatorRequest(1, "ann", frames.Transfer(2)),
+    ],
+)
+def test_p6_g11_who_is_no_member_asks_nothing_of_a_leader_for_clients(frame: frames.Frame) -> None:
+    cluster = led_by(1)
+    with pytest.raises(frames.FrameError, match="node 9 is no member"):
+        cluster[1].driver.on_frame(NodeId(9), frame)
 
 
 def test_c11_a_handshake_frame_in_the_midst_of_a_connection_is_nonsense() -> None:
