@@ -26,7 +26,7 @@ from lockd.disk.errors import DataDirError
 from lockd.disk.reading import read_data_dir
 from lockd.disk.snapshot_file import StoredSnapshot, decode_snapshot
 from lockd.disk.wal import create_from_snapshot
-from lockd.errors import CorruptData
+from lockd.errors import AccessDenied, CorruptData, Rejected, Unavailable
 from lockd.ids import NODE_ID_MAX, Incarnation, InstanceId, NodeId
 from lockd.protocol.cluster_verbs import SNAPSHOT_PART_BYTES_MAX
 from lockd.server.backups import (
@@ -218,7 +218,14 @@ def _download(access: Access) -> Iterator[bytes]:
         made = client.ask(cluster.make_backup())
         offset = 0
         while offset < made.bytes:
-            part = client.ask(cluster.read_backup(made.id, offset, SNAPSHOT_PART_BYTES_MAX))
+            try:
+                part = client.ask(cluster.read_backup(made.id, offset, SNAPSHOT_PART_BYTES_MAX))
+            except AccessDenied:
+                raise
+            except Rejected as error:
+                # The client has gone on over another connection, whose node knows of no such copy.
+                lost = f"the connection was lost at {offset} of {made.bytes} bytes: save again"
+                raise Unavailable(lost) from error
             if not part:
                 raise DamagedFileError(f"the node's copy ends at {offset} of {made.bytes} bytes")
             yield part
@@ -241,6 +248,8 @@ def _write(file: Path, content: Iterable[bytes], *, force: bool) -> StoredSnapsh
         _sync_directory(file.absolute().parent)
     except OSError as error:
         raise RefusedError(f"{file}: {error.strerror or error}") from error
+    except DataDirError as error:  # of a node of a later version
+        raise RefusedError(str(error)) from error
     except CorruptData as error:
         raise DamagedFileError(f"what was saved is not what it should be: {error}") from error
     finally:

@@ -1,11 +1,14 @@
 """`lockd snapshot`: what is written, what is refused with which status, and G2 with real nodes."""
 
+import asyncio
 import json
 import stat
+import struct
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import hiredis
 import pytest
@@ -14,7 +17,9 @@ import lockd
 from lockd.cli import main
 from lockd.disk.snapshot_file import SnapshotHeader, decode_snapshot, encode_snapshot
 from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId, Term
+from lockd.protocol.resp import Reply
 from lockd.raft.entries import Configuration, SnapshotMeta
+from tests.client.peer import HANG_UP, Error, Peer
 from tests.locks.test_locks_snapshot import busy_cluster
 from tests.processes import (
     LockdProcess,
@@ -71,8 +76,10 @@ def test_inspect_shows_what_a_file_holds(snapshot: Lockd, tmp_path: Path) -> Non
     found = snapshot.json("inspect", file)
     assert found["voters"] == [1, 2, 3]
     assert found["removed"] == [5]
-    assert (found["index"], found["term"]) == (busy_cluster().machine.applied, 7)
-    assert (found["locks"], found["waiters"], found["tokens_up_to"]) == (2, 3, busy_cluster().machine.token)
+    machine = busy_cluster().machine
+    assert (found["index"], found["term"], found["tokens_up_to"]) == (machine.applied, 7, machine.token)
+    assert (found["locks"], found["waiters"]) == (machine.stats.locks, machine.stats.waiters)
+    assert found["waiters"] > 0
     assert found["bytes"] == file.stat().st_size
     status, out, _ = snapshot("inspect", file)
     assert status == 0
@@ -193,6 +200,58 @@ def test_no_node_to_ask_is_status_3(snapshot: Lockd, tmp_path: Path) -> None:
     status, _, err = snapshot("save", tmp_path / "f", "--endpoints", f"127.0.0.1:{free_port()}")
     assert status == 3, err
     assert [*tmp_path.iterdir()] == []
+
+
+def saved_from(peer: Peer, file: Path) -> int:
+    """Exit status of a save from a node that does what the test has told it."""
+
+    async def play() -> int:
+        async with peer:
+            arguments = ["snapshot", "save", str(file), "--endpoints", peer.endpoint]
+            return await asyncio.to_thread(main, arguments)
+
+    return asyncio.run(play())
+
+
+def copy_of(content: bytes) -> dict[str, Reply]:
+    return {"id": "a" * 16, "index": 1, "term": 1, "bytes": len(content)}
+
+
+def test_a_connection_that_is_lost_while_a_copy_is_read_is_status_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy is gone with it. Asking again helps; wrong usage, as the node's words sound, would not."""
+    content, peer = sample(tmp_path).read_bytes(), Peer()
+    gone = Error(f"ERR no snapshot '{'a' * 16}' was made over this connection, or a later one was")
+    peer.script("CLUSTER.SNAPSHOT", copy_of(content), content[:500], HANG_UP, gone)
+    assert saved_from(peer, tmp_path / "saved.snap") == 3
+    assert "save again" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["sample.snap"]
+
+
+def test_c11_a_copy_from_a_node_of_a_later_version_is_refused_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = bytearray(sample(tmp_path).read_bytes())
+    struct.pack_into("<H", later, 4, 2)
+    struct.pack_into("<I", later, 12, crc32(later[:12]))
+    peer = Peer()
+    peer.script("CLUSTER.SNAPSHOT", copy_of(bytes(later)), bytes(later))
+    assert saved_from(peer, tmp_path / "saved.snap") == 2
+    assert "was written in format 2" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["sample.snap"]
+
+
+def test_c9_a_copy_that_arrives_damaged_or_short_gets_no_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = sample(tmp_path).read_bytes()
+    for parts in ((content[:-1] + b"\0",), (content[:500], b"")):
+        peer = Peer()
+        peer.script("CLUSTER.SNAPSHOT", copy_of(content), *parts)
+        assert saved_from(peer, tmp_path / "saved.snap") == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["sample.snap"]
 
 
 @pytest.mark.process
