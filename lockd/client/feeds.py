@@ -16,17 +16,16 @@ from lockd.client.portal import GiveBack
 from lockd.client.watch import Item
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 
-class Source(Protocol[T_co]):
+class Source(Protocol[T]):
     """Where the news come from, on the engine's loop."""
 
     async def begin(self) -> int:
         """Return once it has begun: the revision that its first item comes after."""
         ...
 
-    async def take(self, after: int) -> Sequence[Item[T_co]]:
+    async def take(self, after: int) -> Sequence[Item[T]]:
         """The items after that revision, at least one; none when it was closed."""
         ...
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from lockd.client.connection import Connection, Reply, connect, pack
 from lockd.client.lease import Clock
-from lockd.client.options import ClientOptions, EndpointRing
+from lockd.client.options import ClientOptions, Endpoint, EndpointRing
 from lockd.client.queries import Greeting, Words
 from lockd.client.session import ATTEMPTS_PER_TTL
 from lockd.errors import AccessDenied, LockdError, OutcomeUnknown, Unavailable
@@ -91,6 +91,7 @@ class Link:
         self._on_push = on_push
         self._loop = asyncio.get_running_loop()
         self._endpoints = EndpointRing(options.endpoints)
+        self._endpoint = options.endpoints[0]
         self._connection: Connection | None = None
         self._open: dict[Call, None] = {}
         self._unsent: deque[Call] = deque()
@@ -161,9 +162,14 @@ class Link:
         return OutcomeUnknown(what) if changes and call.sends else Unavailable(what)
 
     @property
-    def nodes(self) -> int:
-        """How many addresses of nodes are known."""
-        return len(self._endpoints)
+    def endpoint(self) -> Endpoint:
+        """The node that was tried last: the one it is connected to, if it is."""
+        return self._endpoint
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All that are known, several of one node maybe."""
+        return self._endpoints.all()
 
     def drop(self, because: str) -> None:
         """Leave the node, for the next one if anything is open or needed."""
@@ -214,7 +220,7 @@ class Link:
         return pause * spread
 
     async def _try_next(self) -> Connection | None:
-        endpoint = self._endpoints.next()
+        endpoint = self._endpoint = self._endpoints.next()
         try:
             connection, greeting = await connect(
                 endpoint, self._options, answer_timeout=self.answer_timeout, on_push=self._on_push

@@ -118,6 +118,9 @@ class EndpointRing:
     def __len__(self) -> int:
         return len(self._all)
 
+    def all(self) -> tuple[Endpoint, ...]:
+        return tuple(self._all)
+
     def next(self) -> Endpoint:
         """The node to try now; the one after it is tried next."""
         endpoint = self._all[self._next % len(self._all)]

@@ -19,7 +19,7 @@ from lockd.client import inspection
 from lockd.client.inspection import LockEvent
 from lockd.client.lease import Clock
 from lockd.client.link import Call, Link
-from lockd.client.options import ClientOptions
+from lockd.client.options import ClientOptions, Endpoint
 from lockd.client.queries import Greeting
 from lockd.errors import LockdError, OutcomeUnknown, WatchGone
 
@@ -30,6 +30,9 @@ CHECKS_PER_TTL: Final = 2
 """How often the node is asked whether it is still part of the cluster: one that is cut off from the
 others would stay silent, and so would a watch that waits for it."""
 
+
+FORGETFUL_PAUSE: Final = 0.1
+"""Seconds before a node that has not the events is left again, when the others can't be reached."""
 
 T = TypeVar("T")
 
@@ -70,8 +73,11 @@ class Watcher:
         self._is_full = False
         self._is_over = False
         self._error: LockdError | None = None
-        self._refusals = 0
-        """Answers in a row that the events are gone."""
+        self._is_live = False
+        """The node has taken the watch up, on this connection: what it pushes is in order."""
+        self._forgetful: set[Endpoint] = set()
+        """Where the events are gone, as far as is known; `_forgot_at` is when the first one said so."""
+        self._forgot_at = 0.0
         self._call: Call | None = None
         self._check: Call | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -155,12 +161,14 @@ class Watcher:
     # What is asked, and what comes.
 
     def _subscribe(self) -> None:
+        self._is_live = False
         if self._call is not None:
             self._link.forget(self._call)
         words = inspection.watch(self.prefix, self._revision).words
         self._call = self._link.call(words, self._on_reply)
 
     def _on_down(self) -> None:
+        self._is_live = False
         if not self._is_over and not self._is_full:
             self._subscribe()  # sent with the next connection; an open call is what makes one
 
@@ -173,22 +181,37 @@ class Watcher:
                 raise call.reply
             reply = inspection.watch(self.prefix, self._revision).read(call.reply)
         except WatchGone as error:
-            self._refusals += 1
-            if self._refusals >= self._link.nodes:
-                self._end(_gone(str(error), self.prefix, self._revision))
-            else:
-                self._link.drop("it has not the events that a watch needs; another node may")
+            self._on_forgotten(error)
         except LockdError as error:
             self._end(error)
         else:
-            self._refusals = 0
+            self._is_live = True
+            self._forgetful.clear()
             if self._revision is None:
                 self._start = self._revision = reply.revision
             self._has_begun = True
             self._news.set()
 
+    def _on_forgotten(self, error: WatchGone) -> None:
+        """This node has not the events; another may, and one that is down may come back in a TTL."""
+        if not self._forgetful:
+            self._forgot_at = self._loop.time()
+        was_asked = self._link.endpoint in self._forgetful
+        self._forgetful.add(self._link.endpoint)
+        waited = self._loop.time() - self._forgot_at
+        if self._forgetful.issuperset(self._link.endpoints) or waited >= self._options.ttl:
+            self._end(_gone(str(error), self.prefix, self._revision))
+        elif was_asked:
+            self._loop.call_later(FORGETFUL_PAUSE, self._leave)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._is_live:
+            self._link.drop("it has not the events that a watch needs")
+
     def _on_push(self, kind: str, message: Any) -> None:
-        if self._is_over or self._is_full or self._revision is None:
+        if not self._is_live or self._is_over:
             return
         if kind == "lock.gone":
             self._subscribe()  # we were too slow; the node may still have what it did not send
@@ -207,7 +230,7 @@ class Watcher:
         self._events.append(event)
         self._news.set()
         if len(self._events) >= EVENTS_MAX:
-            self._is_full = True
+            self._is_full, self._is_live = True, False
             if self._check is not None:
                 self._link.forget(self._check)
                 self._check = None
@@ -215,7 +238,7 @@ class Watcher:
 
     def _check_node(self) -> None:
         """A linearizable read: a node that can't answer it is left by the link."""
-        if self._call is None and self._check is None and not self._is_full:
+        if self._is_live and self._check is None:
             query = inspection.list_locks(prefix=self.prefix, count=1)
             self._check = self._link.call(query.words, self._on_checked)
         self._timer = self._loop.call_later(self._options.ttl / CHECKS_PER_TTL, self._check_node)
