@@ -7,6 +7,7 @@ that survives shows a rule that no test keeps.
 
     mutation.py     the words
     consensus.py, disk.py, locks.py, server.py     the bugs, by the part of lockd that they are put into
+    promises.py     those by which a node promises too early or too much, wherever they are
     catalogue.py    all of them, and the rules that have none, with the reason
     trial.py        one mutation, one copy of the tree, one run of its tests
     __main__.py     all trials, and the verdict

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.mutations import consensus, disk, locks, server
+from tests.mutations import consensus, disk, locks, promises, server
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -10,6 +10,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *disk.MUTATIONS,
     *locks.MUTATIONS,
     *server.MUTATIONS,
+    *promises.MUTATIONS,
 )
 
 RULES = (
