@@ -21,8 +21,9 @@ from lockd.errors import AccessDenied, OutcomeUnknown, Rejected
 from lockd.ids import NODE_ID_MAX
 from lockd.protocol.arguments import read_address
 
-CHANGE_PATIENCE_SECONDS: Final = PATIENCE_SECONDS
-"""A change waits for the one before it, and for a leader."""
+CHANGE_PATIENCE_SECONDS: Final = 2 * PATIENCE_SECONDS
+"""A change waits for the one before it, and for a leader. A client leaves a node that does not answer for
+a quarter of this: time enough for one to say, four election timeouts later, that there is no leader."""
 
 
 class PeerAddress(click.ParamType[str]):
