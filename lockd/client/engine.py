@@ -7,31 +7,27 @@ logic of their own. What may be believed, and until when, is `lease`'s and `sess
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from lockd.client import fork, inspection, queries
+from lockd.client.acquiring import Acquiring
 from lockd.client.demand import Demand
-from lockd.client.duties import Duties
+from lockd.client.duties import Duties, Duty
 from lockd.client.inspection import LockInfo, SessionInfo
 from lockd.client.keeper import Keeper, tell_all
 from lockd.client.lease import Clock, Grant, LeaseView
-from lockd.client.link import Link
+from lockd.client.link import CLOSED, Link
 from lockd.client.options import ClientOptions
 from lockd.client.queries import GrantReply, Greeting, Query
 from lockd.client.session import Session
-from lockd.client.waits import Wait, Waits
+from lockd.client.waits import Wait
 from lockd.client.watch import Watcher
-from lockd.errors import LockdError, LockTimeout, OutcomeUnknown, SessionExpired
-from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
+from lockd.errors import LockdError, SessionExpired
 
 log = logging.getLogger("lockd.client")
 T = TypeVar("T")
 
-CLOSED = "the client was closed"
-NO_SESSION = "0" * 32
-"""Where the protocol wants a session and the request's UUID says it all."""
-ASK_AGAIN_SECONDS = 0.02
 ENDED_ELSEWHERE = "the cluster had ended it"
 
 
@@ -45,17 +41,17 @@ class Engine:
         self._link = Link(
             options,
             clock,
-            is_needed=lambda: self._keeper.session is not None or self._waits.any_queued(),
+            is_needed=lambda: self._keeper.session is not None or self._acquiring.any_queued(),
             accept=self._accept,
             on_up=self._on_up,
             on_down=lambda: self._keeper.suspend(),
-            on_push=self._on_push,
+            on_push=lambda kind, message: self._acquiring.on_push(kind, message),
         )
         self._keeper = Keeper(options, clock, self._link, on_end=self._on_session_end)
         self._cluster = ""
         self._incarnation = ""
-        self._waits = Waits()
         self._duties = Duties(self._link)
+        self._acquiring = Acquiring(options, self._link, self._duties, accept=self._accept)
         self._entered: WeakValueDictionary[tuple[object, ...], Grant] = WeakValueDictionary()
         """What each owner may enter again. A lost grant stays while its holder has it in hand."""
         self._watchers: set[Watcher] = set()
@@ -94,7 +90,7 @@ class Engine:
         words = demand.words(("SESSION", session.id), owner=told, request=request)
         acquisition = Wait(words, demand=demand, session=session.id, request=request)
         try:
-            fence = self._fence_of(await self._obtain(acquisition), demand)
+            fence = await self._acquiring.obtain(acquisition)
             if not session.may_be_relied_on(self._clock()):
                 self._keeper.check_deadline()
                 raise SessionExpired(f"the session ended while {demand.lock!r} was granted; nothing is held")
@@ -105,7 +101,7 @@ class Engine:
                 raise
             raise _SessionWasGone(str(error)) from error
         except BaseException:
-            self._withdraw(acquisition)
+            self._acquiring.withdraw(acquisition)
             raise
         tell_all(tell)
         if demand.reentry is not None:
@@ -120,15 +116,14 @@ class Engine:
         self._check_open()
         words = demand.words(("TTL", round(ttl * 1000)), owner="", request=request)
         acquisition = Wait(words, demand=demand, session="", request=request)
-        self._probe_while_waiting(acquisition)
+        self._acquiring.probe_while_waiting(acquisition)
         try:
-            reply = await self._obtain(acquisition)
-            self._fence_of(reply, demand)
+            await self._acquiring.obtain(acquisition)
+            return acquisition.outcome.result()
         except BaseException:
             # Nobody renews it: once its TTL has passed there is nothing left to withdraw.
-            self._withdraw(acquisition, at_most=ttl + self._options.ttl)
+            self._acquiring.withdraw(acquisition, at_most=ttl + self._options.ttl)
             raise
-        return reply
 
     async def release(self, lease: LeaseView) -> bool:
         """Give one entry back. True: it was held until now. False: it was lost or left before.
@@ -145,22 +140,28 @@ class Engine:
         entered = (grant.owner, grant.demand.reentry)
         if self._entered.get(entered) is grant:
             del self._entered[entered]
+        session = self._keeper.session
         if not grant.release(self._clock()):
             self._keeper.acknowledge()
+            if session is not None and session.waits_to_acknowledge(grant):
+                self._begin_release(grant)
             return False
-        if self._keeper.session is not None:
-            self._keeper.session.released(grant)
-        query = (
-            queries.release_all(token=grant.token, session=grant.session)
-            if grant.demand.of_several
-            else queries.release(grant.lock, token=grant.token, session=grant.session)
-        )
-        duty = self._duties.begin(query.words, session=grant.session)
+        if session is not None:
+            session.released(grant)
+        query, duty = self._begin_release(grant)
         reply = await asyncio.shield(duty.done)
         if isinstance(reply, LockdError):
             raise reply
         # A repeat finds nothing to release when the first one got through.
         return query.read(reply) >= 1 or duty.was_repeated
+
+    def _begin_release(self, grant: Grant) -> tuple[Query[int], Duty]:
+        query = (
+            queries.release_all(token=grant.token, session=grant.session)
+            if grant.demand.of_several
+            else queries.release(grant.lock, token=grant.token, session=grant.session)
+        )
+        return query, self._duties.begin(query.words, session=grant.session)
 
     async def update_meta(self, lease: LeaseView, meta: str) -> None:
         """Have the lease's locks show this JSON text. Raises LeaseLost, OutcomeUnknown, Rejected."""
@@ -265,7 +266,7 @@ class Engine:
         self.is_closed = True
         self._keeper.close()
         session = self._keeper.session
-        for wait in self._waits.of_session(None):
+        for wait in self._acquiring.of_session(None):
             wait.give_up(SessionExpired(CLOSED))
         if session is not None:
             self._keeper.end(session, CLOSED)
@@ -281,78 +282,6 @@ class Engine:
     def _check_open(self) -> None:
         if self.is_closed:
             raise RuntimeError(CLOSED)
-
-    # One acquisition, from its command to its end.
-
-    async def _obtain(self, acquisition: Wait) -> GrantReply:
-        began, wait = self._loop.time(), acquisition.demand.wait
-        try:
-            async with asyncio.timeout(self._options.ttl) as limit:
-
-                def on_queued() -> None:
-                    if not limit.expired():
-                        limit.reschedule(None if wait is None else began + wait + self._link.answer_timeout)
-
-                acquisition.on_queued = on_queued
-                self._waits.add(acquisition)
-                self._send(acquisition)
-                return await acquisition.outcome
-        except TimeoutError:
-            assert acquisition.call is not None, "it was sent"
-            if not acquisition.is_queued:
-                raise self._link.unanswered(acquisition.call, changes=True) from None
-            lock = acquisition.demand.lock
-            text = f"{lock!r} was not granted within {wait} s; the cluster did not say who holds it"
-            raise LockTimeout(text, lock=lock) from None
-        finally:
-            acquisition.outcome.cancel()
-            self._waits.remove(acquisition)
-            if acquisition.call is not None:
-                self._link.forget(acquisition.call)
-
-    def _send(self, acquisition: Wait) -> None:
-        """Ask for it, or for what has become of it: the request id is the same (G3)."""
-        if acquisition.outcome.done():
-            return
-        if acquisition.call is not None:
-            self._link.forget(acquisition.call)
-        acquisition.asked(self._link.call(acquisition.words, lambda call: acquisition.on_reply(call.reply)))
-
-    def _probe_while_waiting(self, acquisition: Wait) -> None:
-        """Find out whether the node is still there: no keepalive does so for a wait without our session."""
-        if acquisition.is_queued:
-            self._link.call(("PING",), lambda _: None)
-        if not acquisition.outcome.done():
-            self._loop.call_later(self._link.answer_timeout, self._probe_while_waiting, acquisition)
-
-    def _withdraw(self, acquisition: Wait, *, at_most: float | None = None) -> None:
-        """See to it that an acquisition which was given up holds nothing, now or later (K4)."""
-        if acquisition.was_refused or acquisition.sends == 0:
-            return
-        session = acquisition.session
-        query = queries.cancel(
-            acquisition.demand.lock, session=session or NO_SESSION, request=acquisition.request
-        )
-        if not self.is_closed:
-            self._duties.begin(query.words, session=session, at_most=at_most)
-
-    def _fence_of(self, reply: GrantReply, demand: Demand) -> Fence:
-        """The fence of a grant of what was demanded. Raises OutcomeUnknown for any other."""
-        what = (reply.lock, reply.mode, reply.locks if demand.of_several else ())
-        if what != (demand.lock, demand.mode, demand.locks if demand.of_several else ()):
-            text = f"{reply.mode} {reply.lock!r}, not {demand.mode} {demand.lock!r}"
-            raise OutcomeUnknown(f"the node's answer is of another lock: {text}")
-        try:
-            token = FencingToken(reply.token)
-            fence = Fence(ClusterId(reply.cluster), Incarnation(reply.incarnation), token)
-            if reply.fence and Fence.parse(reply.fence) != fence:
-                raise ValueError(f"{reply.fence!r} is not {fence}")
-        except ValueError as error:
-            raise OutcomeUnknown(f"the node's answer can't be read: {error}") from None
-        objection = self._accept(Greeting(fence.cluster, fence.incarnation))
-        if objection:
-            raise OutcomeUnknown(f"a grant of another cluster: {objection}")
-        return fence
 
     # What the link and the session tell.
 
@@ -372,16 +301,10 @@ class Engine:
 
     def _on_up(self) -> None:
         self._keeper.renew_now()
-        for wait in self._waits.queued():
-            self._send(wait)
-
-    def _on_push(self, kind: str, message: Any) -> None:
-        wait = self._waits.on_push(kind, message)
-        if wait is not None:
-            self._loop.call_later(ASK_AGAIN_SECONDS, self._send, wait)
+        self._acquiring.ask_for_pushes()
 
     def _on_session_end(self, session: Session, because: str) -> None:
-        for wait in self._waits.of_session(session.id):
+        for wait in self._acquiring.of_session(session.id):
             wait.give_up(
                 SessionExpired(f"the session ended while waiting for {wait.demand.lock!r}: {because}")
             )

@@ -21,6 +21,7 @@ from lockd.errors import AccessDenied, LockdError, OutcomeUnknown, Unavailable
 
 log = logging.getLogger("lockd.client")
 
+CLOSED = "the client was closed"
 RETRY_SECONDS = 0.02
 BACKOFF_SECONDS_MIN = 0.05
 BACKOFF_SECONDS_MAX = 1.0
@@ -122,7 +123,9 @@ class Link:
         """
         call = Call(words, on_reply, must_arrive=must_arrive)
         self._open[call] = None
-        if self._connection is None:
+        if self._is_closed:
+            self._loop.call_soon(self._finish, call, Unavailable(CLOSED))
+        elif self._connection is None:
             self._connect_soon()
         elif is_urgent:
             self._unsent.appendleft(call)
@@ -180,11 +183,11 @@ class Link:
         """Drop the connection and give up what is open. Idempotent."""
         self._is_closed = True
         for call in list(self._open):
-            self._finish(call, Unavailable("the client was closed"))
+            self._finish(call, Unavailable(CLOSED))
         if self._supervisor is not None:
             self._supervisor.cancel()
         if self._connection is not None:
-            self._connection.abort("the client was closed")
+            self._connection.abort(CLOSED)
 
     async def close(self) -> None:
         """As `stop`, and wait until nothing of it runs any more."""

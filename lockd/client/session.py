@@ -41,8 +41,8 @@ class Session:
         self._last_request = 0
         self._grants: dict[int, Grant] = {}
         self._of_lock: defaultdict[str, dict[int, Grant]] = defaultdict(dict)
-        self._notices: dict[int, weakref.ref[Grant] | None] = {}
-        """By number, those that are not acknowledged; None: nobody here holds that grant."""
+        self._notices: dict[int, tuple[int, weakref.ref[Grant] | None]] = {}
+        """By number, those that are not acknowledged: the token, and who has it in hand, if anybody."""
         self._acknowledged = 0
         self._revoked_unseen: dict[int, str] = {}
         """Why those tokens have ended which nobody here held when that was told: a grant may be on
@@ -130,10 +130,10 @@ class Session:
                 continue
             grant = self._grants.get(notice.token)
             if grant is None:
-                self._notices[notice.number] = None
+                self._notices[notice.number] = (notice.token, None)
                 self._remember_unseen(notice)
             else:
-                self._notices[notice.number] = weakref.ref(grant)
+                self._notices[notice.number] = (notice.token, weakref.ref(grant))
                 tell += self.lose(grant, notice.reason)
         return tell
 
@@ -144,12 +144,17 @@ class Session:
         """
         number = 0
         for each in sorted(self._notices):
-            reference = self._notices[each]
+            _, reference = self._notices[each]
             grant = None if reference is None else reference()
             if grant is not None and not grant.is_left:
                 break
             number = each
         return number
+
+    def waits_to_acknowledge(self, grant: Grant) -> bool:
+        """Whether its end can't be acknowledged yet, for work goes on under one that was revoked before."""
+        reached = self.to_acknowledge()
+        return any(token == grant.token and each > reached for each, (token, _) in self._notices.items())
 
     def acknowledged(self, number: int) -> None:
         """The cluster has answered a keepalive that acknowledged up to there."""
