@@ -19,6 +19,9 @@ from lockd.server.turns import Client, Turn
 
 log = logging.getLogger(__name__)
 
+COPIES_MAX = 8
+"""Each is a file as large as the state, and an open descriptor."""
+
 
 class _Copy:
     """A backup that a connection has asked for, before and after there is one."""
@@ -27,11 +30,7 @@ class _Copy:
         self.name = secrets.token_hex(8)
         self.backup: Backup | None = None
         self.is_over = False
-
-    def close(self) -> None:
-        self.is_over = True
-        if self.backup is not None:
-            self.backup.reader.close()
+        """The connection has ended, or has another one."""
 
 
 class Operating:
@@ -41,6 +40,8 @@ class Operating:
         self._driver = driver
         self._copies: dict[int, _Copy] = {}
         """At most one of each connection, by its number."""
+        self._kept = 0
+        """Those, and the ones that are being made for connections which have ended."""
 
     def members(self, _: requests.ClusterMembers, _client: Client, turn: Turn) -> None:
         turn.answer(replies.members(self._driver.status()))
@@ -78,15 +79,20 @@ class Operating:
 
     def snapshot(self, _: requests.ClusterSnapshot, client: Client, turn: Turn) -> None:
         self.ended(client)
+        if self._kept >= COPIES_MAX:
+            turn.refuse(Refused("LIMIT", f"this node has {self._kept} snapshots open, and keeps no more"))
+            return
         copy = self._copies[client.number] = _Copy()
+        self._kept += 1
 
         def ready(backup: Backup | Refused) -> None:
             if isinstance(backup, Refused):
+                self._kept -= 1
                 turn.refuse(backup)
                 return
             copy.backup = backup
             if copy.is_over:  # the connection has ended meanwhile
-                copy.close()
+                self._let_go(copy)
             turn.answer(replies.backup(copy.name, backup))
 
         log.info("user '%s' makes a copy of the state", client.user_name)
@@ -108,7 +114,14 @@ class Operating:
         """Let go of the copy that the connection has, if any."""
         copy = self._copies.pop(client.number, None)
         if copy is not None:
-            copy.close()
+            copy.is_over = True
+            self._let_go(copy)
+
+    def _let_go(self, copy: _Copy) -> None:
+        """One that is still being made counts until it is ready."""
+        if copy.backup is not None:
+            copy.backup.reader.close()
+            self._kept -= 1
 
 
 def _logged(what: str, client: Client, then: Callable[[Outcome], None]) -> Callable[[Outcome], None]:

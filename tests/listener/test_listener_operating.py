@@ -8,6 +8,7 @@ import pytest
 from lockd.locks.commands import AddMember, PromoteMember, RemoveMember
 from lockd.protocol.cluster_verbs import SNAPSHOT_PART_BYTES_MAX
 from lockd.server.auth import Users, hash_password
+from lockd.server.operating import COPIES_MAX
 from tests.listener.harness import Client, Run, Serving, as_map, pack, run_on_loops, serving
 from tests.listener.single import CLUSTER, INCARNATION
 
@@ -135,6 +136,29 @@ def test_c10_a_connection_has_one_snapshot_open_and_takes_it_with_it(run: Run) -
                 assert "was made over this connection" in await asker.refused("CLUSTER.SNAPSHOT", name, 0, 8)
             await client.close()
             await served.until(lambda: served.node.snapshots[1].is_closed)
+
+    run(main())
+
+
+@run_on_loops()
+def test_c10_a_node_keeps_so_many_snapshots_and_no_more(run: Run) -> None:
+    """Each is a file as large as the state: they would fill the disk, which stops the node (P6)."""
+
+    async def main() -> None:
+        async with serving() as served:
+            clients = [await served.client() for _ in range(COPIES_MAX + 1)]
+            for client in clients[1:-1]:
+                await client.ask("CLUSTER.SNAPSHOT")
+            served.node.hold_back()
+            clients[0].send("CLUSTER.SNAPSHOT")
+            await served.until(lambda: served.node._reads)
+            await clients[0].close()  # what is being made for it counts until it is made
+            assert "keeps no more" in await clients[-1].refused("CLUSTER.SNAPSHOT")
+            served.node.let_go()
+            await served.until(lambda: served.node.snapshots[-1].is_closed)
+            for client in clients[1:]:
+                await client.ask("CLUSTER.SNAPSHOT")  # in the place of its own, or the last
+            assert sum(not snapshot.is_closed for snapshot in served.node.snapshots) == COPIES_MAX
 
     run(main())
 
