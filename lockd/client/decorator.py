@@ -7,6 +7,7 @@ that one is given the lease, and neither callers nor FastAPI see it.
 import functools
 import inspect
 import string
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from lockd.errors import LockTimeout
+
+if sys.version_info >= (3, 14):
+    import annotationlib
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,14 +122,34 @@ def lock_calls(
     """
     if on_busy not in ("raise", "skip"):
         raise ValueError(f'on_busy is "raise" or "skip", not {on_busy!r}')
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__qualname__} is a generator: its body runs after the call has returned")
+    _check_callable(function)
+    code = _code_of(function)
+    if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
+        raise TypeError(f"{_name_of(function)} is a generator: its body runs after the call has returned")
     plan = _Plan.of(function, template)
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(code):
         return plan.finish(_locked_async(function, plan, open_async_block, on_busy, fence))
     if open_block is None:
-        raise TypeError(f"an AsyncClient can't lock {function.__qualname__}: it is no `async def`")
+        raise TypeError(f"an AsyncClient can't lock {_name_of(function)}: it is no `async def`")
     return plan.finish(_locked(function, plan, open_block, on_busy, fence))
+
+
+def _check_callable(function: object) -> None:
+    if not callable(function):
+        text = "a classmethod or property goes above the lock's decorator, not beneath it"
+        raise TypeError(f"{function!r} can't be called: {text}")
+
+
+def _code_of(function: Function) -> Function:
+    """What tells whether calling it runs a coroutine: an object's __call__, a partial's function."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    is_object = not (inspect.isroutine(function) or inspect.isclass(function))
+    return type(function).__call__ if is_object else function
+
+
+def _name_of(function: Function) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _locked(
@@ -143,7 +167,14 @@ def _locked(
                 raise
             if fence is not None:
                 fence.install(lease)
-            return function(*args, **plan.with_lease(kwargs, lease))
+            result = function(*args, **plan.with_lease(kwargs, lease))
+            if inspect.iscoroutine(result):
+                result.close()
+                name = _name_of(function)
+                raise TypeError(
+                    f"{name} gave a coroutine, whose body would run without the lock: use `async def`"
+                )
+            return result
 
     return call
 
@@ -189,16 +220,16 @@ class _Plan:
         signature = _signature(function)
         lease = [name for name, parameter in signature.parameters.items() if parameter.default is HELD]
         if len(lease) > 1:
-            raise TypeError(f"{function.__qualname__}: only one parameter can be the lease, not {lease}")
-        if lease and signature.parameters[lease[0]].kind is inspect.Parameter.POSITIONAL_ONLY:
-            raise TypeError(f"{function.__qualname__}: the lease is given by keyword")
+            raise TypeError(f"{_name_of(function)}: only one parameter can be the lease, not {lease}")
+        if lease:
+            _check_place(function, list(signature.parameters.values()), lease[0])
         public = [parameter for name, parameter in signature.parameters.items() if name not in lease]
         fields = _fields(template)
         known = {parameter.name for parameter in public}
         takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in public)
         unknown = sorted(fields - known)
         if unknown and not takes_any:
-            raise ValueError(f"{template!r}: {function.__qualname__} has no parameter {', '.join(unknown)}")
+            raise ValueError(f"{template!r}: {_name_of(function)} has no parameter {', '.join(unknown)}")
         return cls(
             template=template,
             signature=signature.replace(parameters=public),
@@ -227,19 +258,40 @@ class _Plan:
 
     def finish(self, wrapper: Function) -> Function:
         """Show callers, FastAPI and type hints the function without the lease."""
-        hints = dict(wrapper.__annotations__)
+        hints = _annotations(wrapper)
         hints.pop(self.lease_parameter or "", None)
         wrapper.__annotations__ = hints
         wrapper.__signature__ = self.signature  # type: ignore[attr-defined]
         return wrapper
 
 
+def _check_place(function: Function, parameters: list[inspect.Parameter], lease: str) -> None:
+    """The lease is given by keyword, and callers don't see it: nothing positional may stand behind it."""
+    at = [parameter.name for parameter in parameters].index(lease)
+    if parameters[at].kind is inspect.Parameter.POSITIONAL_ONLY:
+        raise TypeError(f"{_name_of(function)}: the lease is given by keyword")
+    if parameters[at].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        behind = [parameter.name for parameter in parameters[at + 1 :] if parameter.kind in positional]
+        if behind:
+            text = f"a caller's {behind[0]!r} would be taken for the lease; write `*, {lease}: Lease = HELD`"
+            raise TypeError(f"{_name_of(function)}: {text}")
+
+
 def _signature(function: Function) -> inspect.Signature:
     try:
         # FastAPI reads annotations in the module of the wrapper, where their names mean nothing.
         return inspect.signature(function, eval_str=True)
-    except NameError:
-        return inspect.signature(function)  # a name that exists only for type checkers
+    except NameError:  # a name that exists only for type checkers
+        if sys.version_info >= (3, 14):
+            return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+        return inspect.signature(function)
+
+
+def _annotations(function: Function) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):
+        return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+    return dict(getattr(function, "__annotations__", {}))
 
 
 def _fields(template: str) -> set[str]:

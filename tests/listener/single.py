@@ -119,7 +119,7 @@ class SingleNode:
         if view is None or view.user != user:
             on_outcome(Refused("NOSESSION", "no such session"))
         else:
-            on_outcome(SessionOpened(session, view.ttl_ms))
+            on_outcome(SessionOpened(session, view.ttl_ms, self.machine.notices(SessionId(session))))
 
     def connection_gone(self, connection: int) -> None:
         self.gone.append(connection)
@@ -265,7 +265,9 @@ class SingleNode:
     def _apply_commands(self, commands: list[Command]) -> None:
         self._index += 1
         batch = decode_batch(encode_batch(Batch(Batch.VERSION, self.clock_ms, tuple(commands))))
-        for completion in self.machine.apply(LogIndex(self._index), batch):
+        completions = self.machine.apply(LogIndex(self._index), batch)
+        self.history.record(self.machine.events)
+        for completion in completions:
             operation = completion.origin.operation
             caller = self._callers.get(operation)
             if caller is not None:
