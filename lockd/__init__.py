@@ -14,7 +14,9 @@ from importlib.metadata import version
 from lockd.client.aio import AsyncClient
 from lockd.client.decorator import HELD, SKIPPED, Skipped
 from lockd.client.demand import LockMode
-from lockd.client.inspection import HolderInfo, LockInfo, QueueInfo, SessionInfo, WaiterInfo
+from lockd.client.election import AsyncElection, Election, Leader
+from lockd.client.feeds import AsyncFeed, Feed
+from lockd.client.inspection import HolderInfo, LockEvent, LockInfo, QueueInfo, SessionInfo, WaiterInfo
 from lockd.client.lease import LeaseState
 from lockd.client.sync import Client
 from lockd.client.tasks import AsyncLease
@@ -44,16 +46,22 @@ __all__ = [
     "SKIPPED",
     "AccessDenied",
     "AsyncClient",
+    "AsyncElection",
+    "AsyncFeed",
     "AsyncLease",
     "Client",
     "CorruptData",
     "Deadlock",
+    "Election",
+    "Feed",
     "HolderInfo",
+    "Leader",
     "Lease",
     "LeaseLost",
     "LeaseState",
     "LimitExceeded",
     "LimitMismatch",
+    "LockEvent",
     "LockInfo",
     "LockMode",
     "LockTimeout",

@@ -19,6 +19,7 @@ from lockd.client.decorator import (
     lock_calls,
 )
 from lockd.client.demand import Demand
+from lockd.client.election import AsyncElection
 from lockd.client.engine import Engine
 from lockd.client.feeds import AsyncFeed
 from lockd.client.inspection import LockEvent, LockInfo, QueueInfo, SessionInfo
@@ -253,6 +254,10 @@ class AsyncClient:
     def watch(self, prefix: str = "", *, revision: int | None = None) -> AsyncFeed[LockEvent]:
         """What happens to locks whose names begin with `prefix`. See `lockd.Client.watch`."""
         return AsyncFeed(self._caller, lambda engine: engine.watch(prefix, revision), revision=revision)
+
+    def election(self, name: str, *, value: Any = None) -> AsyncElection:
+        """A candidate in the election `name`. See `lockd.Client.election`."""
+        return AsyncElection(self._caller, self._owners.of_task, name, value)
 
     async def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""

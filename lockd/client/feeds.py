@@ -7,12 +7,12 @@ is by that number too, so an iteration that was interrupted or cancelled has los
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from lockd.client.callers import Caller
 from lockd.client.engine import Engine
-from lockd.client.portal import GiveBack
+from lockd.client.threads import Runtime
 from lockd.client.watch import Item
 
 T = TypeVar("T")
@@ -33,17 +33,6 @@ class Source(Protocol[T]):
 
     def close_soon(self) -> None:
         """As `close`, from any thread, without waiting for it."""
-        ...
-
-
-class Runtime(Protocol):
-    """The way of a thread to an engine."""
-
-    @property
-    def engine(self) -> Engine: ...
-
-    def run(self, coroutine: Coroutine[Any, Any, T], give_back: GiveBack[T] | None = None) -> T:
-        """Run a coroutine of the engine and wait for it."""
         ...
 
 

@@ -213,8 +213,8 @@ def _as_is(reply: Any) -> Any:
     return reply
 
 
-def meta_text(meta: Mapping[str, Any] | None) -> str:
-    """The holder's metadata as JSON text; "" for none. Raises TypeError for what JSON has not."""
+def meta_text(meta: Any) -> str:
+    """Metadata as JSON text; "" for None. Raises TypeError for what JSON has not."""
     return "" if meta is None else json.dumps(meta, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -13,6 +13,7 @@ from lockd.client import cluster, fork, inspection
 from lockd.client.blocks import OnLostName
 from lockd.client.decorator import Function, InstallsLease, Locked, LockedOrSkipped, OnBusy, lock_calls
 from lockd.client.demand import Demand
+from lockd.client.election import Election
 from lockd.client.feeds import Feed
 from lockd.client.inspection import LockEvent, LockInfo, QueueInfo, SessionInfo
 from lockd.client.lease import OnLost
@@ -277,6 +278,14 @@ class Client:
         from there. `close()`, from any thread, ends the iteration, and so does the client's.
         """
         return Feed(self._started, lambda engine: engine.watch(prefix, revision), revision=revision)
+
+    def election(self, name: str, *, value: Any = None) -> Election:
+        """A candidate in the election `name`, a lock: `client.election("cron", value="host-a").run(lead)`.
+
+        `value`, JSON, is what observers see while it leads. `lockd.client.election` says which
+        guarantees hold.
+        """
+        return Election(self._started, self._owners.of_thread, name, value)
 
     def status(self) -> dict[str, Any]:
         """Nodes, roles and log positions, as the node that answers knows them."""
