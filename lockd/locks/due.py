@@ -1,8 +1,9 @@
 """What happens as the state's clock moves on: timers fire, answers are forgotten (SAFETY T1, G3)."""
 
+from lockd.locks.deadlines import DelayOver, HoldOver, OrphanOver, QuietOver, WaitOver
 from lockd.locks.refusals import timed_out
 from lockd.locks.revoking import hold_over
-from lockd.locks.state import DelayOver, HoldOver, LockState, OrphanOver, QuietOver, WaitOver
+from lockd.locks.state import LockState
 
 
 def advance_clock(state: LockState, stamp_ms: int) -> None:

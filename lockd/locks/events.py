@@ -1,7 +1,12 @@
-"""What happens to locks, as those who watch are told of it. Never in the log: every node makes its own."""
+"""What the state tells others: those who watch locks, and the leader's lease book.
+
+Never in the log: every node makes its own when it applies an entry.
+"""
 
 import enum
 from typing import NamedTuple
+
+from lockd.ids import SessionId
 
 
 class EventKind(enum.StrEnum):
@@ -37,3 +42,28 @@ class LockEvent(NamedTuple):
     """The holder's metadata, after the event."""
     reason: str
     """Of BREAKING and BROKEN."""
+
+
+class LeaseEvent(enum.Enum):
+    """What the state tells the leader's lease book."""
+
+    BEGAN = "began"
+    """A session was opened, or a private one has its grant: its lease runs from now."""
+    CLEARED = "cleared"
+    """It is no longer marked silent (T2)."""
+    ENDED = "ended"
+    """The session is gone, whatever ended it."""
+    REVOKED = "revoked"
+    """A grant of it was revoked: it may be passed on a TTL from now (P1)."""
+    PASSED_ON = "passed on"
+    """A revoked grant of it has ended."""
+
+
+class LeaseChange(NamedTuple):
+    """One event of one session's lease."""
+
+    event: LeaseEvent
+    session: SessionId
+    ttl_ms: int
+    token: int = 0
+    """Of the grant, for the last two."""

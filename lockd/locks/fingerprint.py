@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from lockd.locks.deadlines import DelayOver, HoldOver, OrphanOver, QuietOver, WaitOver
 from lockd.locks.queues import Lock, Request
 from lockd.locks.sessions import Session
-from lockd.locks.state import DelayOver, HoldOver, LockState, OrphanOver, QuietOver, WaitOver
+from lockd.locks.state import LockState
 
 
 def fingerprint(state: LockState) -> bytes:

@@ -2,9 +2,10 @@
 
 from lockd.ids import NODE_ID_MAX, TOKEN_MAX
 from lockd.locks.commands import SHARED
+from lockd.locks.deadlines import DelayOver, HoldOver, OrphanOver, QuietOver, WaitOver
 from lockd.locks.queues import Lock, Phase, Request
 from lockd.locks.sessions import Session
-from lockd.locks.state import DelayOver, HoldOver, LockState, OrphanOver, QuietOver, WaitOver
+from lockd.locks.state import LockState
 from lockd.locks.timers import NO_TIMER
 
 

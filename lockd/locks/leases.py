@@ -21,7 +21,7 @@ import heapq
 from collections.abc import Iterable
 
 from lockd.ids import SessionId
-from lockd.locks.state import LeaseChange, LeaseEvent
+from lockd.locks.events import LeaseChange, LeaseEvent
 from lockd.locks.views import SessionView
 
 

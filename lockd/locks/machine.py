@@ -43,7 +43,7 @@ from lockd.locks.commands import (
     SessionOpened,
 )
 from lockd.locks.due import advance_clock
-from lockd.locks.events import EventKind, LockEvent
+from lockd.locks.events import EventKind, LeaseChange, LeaseEvent, LockEvent
 from lockd.locks.invariants import check
 from lockd.locks.limits import CLOCK_MS_MAX, Limits, check_name, check_text
 from lockd.locks.listening import origin_gone, request_orphaned
@@ -58,7 +58,7 @@ from lockd.locks.refusals import NO_SESSION
 from lockd.locks.releasing import cancel, change_meta, release, release_all
 from lockd.locks.revoking import acknowledge_notices, break_grant, free_revoked
 from lockd.locks.snapshot import decode_state, encode_state
-from lockd.locks.state import LeaseChange, LeaseEvent, LockState, Member
+from lockd.locks.state import LockState, Member
 from lockd.locks.views import (
     LockView,
     QueueView,

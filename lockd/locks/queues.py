@@ -101,7 +101,7 @@ class Request:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(lock.name for lock in self.locks)
+        return tuple([lock.name for lock in self.locks])
 
     @property
     def is_granted(self) -> bool:

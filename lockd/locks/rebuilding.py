@@ -11,6 +11,7 @@ from typing import Any
 from lockd.errors import CorruptData
 from lockd.ids import FencingToken
 from lockd.locks.commands import EXCLUSIVE, SEMAPHORE, SHARED, Refused
+from lockd.locks.deadlines import DelayOver, Due, HoldOver, OrphanOver, QuietOver, WaitOver
 from lockd.locks.limits import CLOCK_MS_MAX
 from lockd.locks.queues import Lock, Phase, Request
 from lockd.locks.records import (
@@ -26,17 +27,7 @@ from lockd.locks.records import (
     SessionRecord,
 )
 from lockd.locks.sessions import Session
-from lockd.locks.state import (
-    FEATURE_LEVEL,
-    DelayOver,
-    Due,
-    HoldOver,
-    LockState,
-    Member,
-    OrphanOver,
-    QuietOver,
-    WaitOver,
-)
+from lockd.locks.state import FEATURE_LEVEL, LockState, Member
 from lockd.locks.timers import NO_TIMER
 
 

@@ -5,7 +5,6 @@ ended. Commands (lockd.locks.machine) and timers are sequences of these. Each tr
 index in step, tells who has to be told, and looks at the head of the queues again (SAFETY G5).
 """
 
-import enum
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -21,7 +20,8 @@ from lockd.locks.commands import (
     Refused,
     RegisterNode,
 )
-from lockd.locks.events import EventKind, LockEvent
+from lockd.locks.deadlines import DelayOver, Due, HoldOver, OrphanOver, QuietOver, WaitOver
+from lockd.locks.events import EventKind, LeaseChange, LeaseEvent, LockEvent
 from lockd.locks.limits import Limits
 from lockd.locks.origins import WaitsByOrigin
 from lockd.locks.queues import Lock, Phase, Request
@@ -36,37 +36,6 @@ _ASK_AGAIN = Refused("UNKNOWN", "this connection counts as gone: ask again with 
 _ASKED_ELSEWHERE = Refused("UNKNOWN", "the same request was made again elsewhere, where the answer goes")
 
 
-class WaitOver(NamedTuple):
-    """Timer: the WAIT of this request has passed."""
-
-    request: Request
-
-
-class OrphanOver(NamedTuple):
-    """Timer: nobody asked for this request again within its session's TTL (G4)."""
-
-    request: Request
-
-
-class HoldOver(NamedTuple):
-    """Timer: this grant is as old as its MAXHOLD (K7)."""
-
-    request: Request
-
-
-class DelayOver(NamedTuple):
-    """Timer: the DELAY after an abnormal end of a lease on this lock has passed."""
-
-    lock: Lock
-
-
-class QuietOver(NamedTuple):
-    """Timer: the quiet period after a restore has passed (G2)."""
-
-
-Due = WaitOver | OrphanOver | HoldOver | DelayOver | QuietOver
-
-
 class Member(NamedTuple):
     """A node that was added, as AddMember or PromoteMember said last."""
 
@@ -74,31 +43,6 @@ class Member(NamedTuple):
     """Where to reach it until it has registered; then `nodes` knows better."""
     wants_vote: bool
     """It is a voter, or becomes one by itself when it has caught up."""
-
-
-class LeaseEvent(enum.Enum):
-    """What the state tells the leader's lease book."""
-
-    BEGAN = "began"
-    """A session was opened, or a private one has its grant: its lease runs from now."""
-    CLEARED = "cleared"
-    """It is no longer marked silent (T2)."""
-    ENDED = "ended"
-    """The session is gone, whatever ended it."""
-    REVOKED = "revoked"
-    """A grant of it was revoked: it may be passed on a TTL from now (P1)."""
-    PASSED_ON = "passed on"
-    """A revoked grant of it has ended."""
-
-
-class LeaseChange(NamedTuple):
-    """One event of one session's lease."""
-
-    event: LeaseEvent
-    session: SessionId
-    ttl_ms: int
-    token: int = 0
-    """Of the grant, for the last two."""
 
 
 class LockState:
@@ -155,19 +99,20 @@ class LockState:
         """Count and tell one event of a grant."""
         self.revision += 1
         session = self.sessions[request.session]
-        event = LockEvent(
-            revision=self.revision,
-            kind=kind,
-            lock=lock.name,
-            token=request.token,
-            mode=request.mode,
-            session=session.number,
-            name=session.name,
-            owner=request.owner,
-            meta=request.meta,
-            reason=reason,
+        self.events.append(
+            LockEvent(
+                self.revision,
+                kind,
+                lock.name,
+                request.token,
+                request.mode,
+                session.number,
+                session.name,
+                request.owner,
+                request.meta,
+                reason,
+            )
         )
-        self.events.append(event)
 
     @property
     def is_quiet(self) -> bool:
@@ -216,7 +161,7 @@ class LockState:
             answer = _SESSION_ENDED if request.phase is Phase.WAITING else GRANT_ENDED
             self._take_out(request, answer, kind)
         self._remove_session(session)
-        self.look_at(lock for request in requests for lock in request.locks)
+        self.look_at_all(lock for request in requests for lock in request.locks)
 
     def _remove_session(self, session: Session) -> None:
         del self.sessions[session.id]
@@ -390,13 +335,17 @@ class LockState:
         """Whether a request that waits for its locks stands first in each, and each has room (G5)."""
         return all(lock.head is request and lock.admits(request) for lock in request.locks)
 
+    def look_at_all(self, locks: Iterable[Lock]) -> None:
+        """Look at locks that came together from several requests, in sorted order of names (G6)."""
+        self.look_at(sorted(dict.fromkeys(locks), key=lambda lock: lock.name))
+
     def look_at(self, locks: Iterable[Lock]) -> None:
         """Grant the heads of these locks until none can be granted; forget those nobody wants (G5).
 
-        In sorted order of names. A grant of several locks opens none of them to another waiter, so
-        it is enough to look at locks where something has changed.
+        In the order given, which is that of their names. A grant of several locks opens none of them
+        to another waiter, so it is enough to look at locks where something has changed.
         """
-        for lock in sorted({lock.name: lock for lock in locks}.values(), key=lambda lock: lock.name):
+        for lock in locks:
             while not self.is_quiet and self.token < TOKEN_MAX:
                 head = lock.head
                 if head is None or not self.can_grant(head):
@@ -455,7 +404,7 @@ class LockState:
     def end_quiet_period(self) -> None:
         self.grants_from_ms = 0
         self.quiet_timer = NO_TIMER
-        self.look_at(list(self.locks.values()))
+        self.look_at_all(self.locks.values())
 
     def end_delay(self, lock: Lock) -> None:
         """The DELAY of this lock is over: whoever waits comes in."""

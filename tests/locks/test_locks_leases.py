@@ -4,8 +4,8 @@ import random
 
 from lockd.ids import SessionId
 from lockd.locks.commands import ClearSilent, MarkSilent
+from lockd.locks.events import LeaseChange, LeaseEvent
 from lockd.locks.leases import LeaseBook, RenewalVerdict
-from lockd.locks.state import LeaseChange, LeaseEvent
 from lockd.locks.views import SessionView
 from tests.locks.cluster_state import ClusterState
 

@@ -14,8 +14,8 @@ from lockd.locks.commands import (
     Release,
     SessionOpened,
 )
+from lockd.locks.events import LeaseChange, LeaseEvent
 from lockd.locks.limits import Limits
-from lockd.locks.state import LeaseChange, LeaseEvent
 from tests.locks.cluster_state import ClusterState
 
 
