@@ -54,6 +54,7 @@ class ForkingSnapshots:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer: _Writer | None = None
         self._received: tuple[StoredSnapshot, LockMachine] | None = None
+        self._told_of_no_room = False
         self._stopping = False
 
     def take(
@@ -75,7 +76,13 @@ class ForkingSnapshots:
     def begin(self) -> PartialSnapshot:
         return self._store.begin("received")
 
+    def no_room(self, error: DiskFullError) -> None:
+        if not self._told_of_no_room:  # it comes again and again
+            self._told_of_no_room = True
+            log.error("no room for the snapshot that the leader sends, so this node stays behind: %s", error)
+
     def finish(self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]) -> None:
+        self._told_of_no_room = False
         self._watch(self._finish_and_decode(partial, on_finished))
 
     def open(self, index: LogIndex, term: Term) -> SnapshotReader:

@@ -53,6 +53,9 @@ class SnapshotFiles(Protocol):
     def begin(self) -> PartialSnapshot:
         """Begin to receive a file; an unfinished one before it is gone."""
 
+    def no_room(self, error: DiskFullError) -> None:
+        """What arrives was thrown away: have the operator hear of it."""
+
     def finish(self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]) -> None:
         """Make it durable under its name, checked whole. None: it is not what it should be.
 
@@ -215,8 +218,9 @@ class Receiving:
             partial = self._continued(message, chunk.file_bytes)
             if chunk.offset == partial.received_bytes and chunk.data:
                 partial.append(chunk.data)
-        except DiskFullError:  # the leader sends it again, and gives up in the end (D4)
+        except DiskFullError as error:  # the leader sends it again, until there is room (D4)
             self.discard()
+            self._files.no_room(error)
             return
         self._send(sender, frames.SnapshotAck(meta.index, meta.term, partial.received_bytes))
         if self._incoming is not None and partial.received_bytes >= chunk.file_bytes:

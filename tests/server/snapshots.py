@@ -19,6 +19,7 @@ class DirectSnapshots:
     ) -> None:
         self._store = store
         self._later = later
+        self.found_no_room: list[DiskFullError] = []
 
     def take(
         self,
@@ -48,6 +49,9 @@ class DirectSnapshots:
 
     def begin(self) -> PartialSnapshot:
         return self._store().begin("received")
+
+    def no_room(self, error: DiskFullError) -> None:
+        self.found_no_room.append(error)
 
     def finish(self, partial: PartialSnapshot, on_finished: Callable[[StoredSnapshot | None], None]) -> None:
         def now() -> None:

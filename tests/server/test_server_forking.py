@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lockd.disk.errors import DiskFullError
 from lockd.disk.files import OsFiles
 from lockd.disk.snapshot_file import StoredSnapshot, encode_snapshot
 from lockd.disk.snapshots import SnapshotStore, snapshot_name
@@ -278,6 +279,23 @@ def test_c9_what_arrives_damaged_is_thrown_away_and_costs_no_more(tmp_path: Path
         node.assert_nothing_left()
 
     on_a_loop(tmp_path, story)
+
+
+def test_d4_no_room_for_what_arrives_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The leader sends it several times a second, for as long as the disk is full."""
+    no_room = DiskFullError(errno.ENOSPC, os.strerror(errno.ENOSPC), "snapshot-received.new")
+
+    async def story(node: Node) -> None:
+        for _ in range(3):
+            node.snapshots.no_room(no_room)
+        arrive(node, state_of_cluster())
+        assert await node.hears() is not None
+        node.snapshots.no_room(no_room)
+
+    on_a_loop(tmp_path, story)
+    told = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(told) == 2
+    assert "this node stays behind: [Errno 28] No space left on device" in told[0]
 
 
 def test_a_backup_has_no_name_and_its_reader_is_all_that_is_left_of_it(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Receiver:
         self.under_way: list[Callable[[], None]] = []
         self.acknowledged: list[int] = []
         self.installed: list[InstallSnapshot] = []
+        self.files = DirectSnapshots(lambda: SnapshotStore(self.disk), self.under_way.append)
         raft = RaftNode(
             RaftConfig(node_id=NODE, election_ticks=10, heartbeat_ticks=1),
             configuration=Configuration((LEADER, NODE)),
@@ -39,7 +40,7 @@ class Receiver:
         )
         self.receiving = Receiving(
             raft=raft,
-            files=DirectSnapshots(lambda: SnapshotStore(self.disk), self.under_way.append),
+            files=self.files,
             send=self._send,
             node_id=NODE,
             install=self.installed.append,
@@ -84,3 +85,19 @@ def test_c9_while_a_file_is_checked_no_other_is_begun_in_its_place() -> None:
     assert node.disk.read(node.disk.names()[0]) == FILE
     node.gets(0, FILE[:100])
     assert node.acknowledged == [len(FILE), 100]
+
+
+def test_d4_without_room_what_arrived_is_thrown_away_and_told_of_and_begun_anew_with_room() -> None:
+    node = Receiver()
+    node.gets(0, FILE[:100])
+    node.disk.is_full = True
+    node.gets(100, FILE[100:])
+    assert node.disk.names() == []
+    node.gets(100, FILE[100:])
+    assert (node.acknowledged, len(node.files.found_no_room)) == ([100], 2)
+    node.disk.is_full = False
+    node.gets(100, FILE[100:])  # as the leader does whose piece was not acknowledged
+    assert node.acknowledged == [100, 0]
+    node.gets(0, FILE)
+    node.finish()
+    assert node.installed == [MESSAGE]
