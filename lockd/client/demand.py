@@ -53,6 +53,10 @@ class Demand:
         delay: float | None,
     ) -> Self:
         """One lock, exclusive or shared."""
+        if shared and delay is not None:
+            raise ValueError(
+                "a delay is for exclusive locks: those who share a lock exclude nobody who shares it"
+            )
         return cls(
             locks=(_checked_name(name),),
             mode=LockMode.SHARED if shared else LockMode.EXCLUSIVE,

@@ -22,11 +22,12 @@ def semaphore(*, limit: int = 3, weight: int = 1) -> Demand:
 
 
 def test_a_lock_says_all_that_was_asked_for() -> None:
-    demand = a_lock(wait=1.5, meta={"job": 1}, shared=True, max_hold=60, delay=0.25)
+    demand = a_lock(wait=1.5, meta={"job": 1}, max_hold=60, delay=0.25)
     assert demand.words(("SESSION", "s"), owner="task-1", request=7) == (
         *("LOCK.ACQUIRE", "k", "SESSION", "s", "OWNER", "task-1", "REQUEST", 7, "WAIT", 1500, "NOTIFY"),
-        *("MODE", "shared", "META", '{"job":1}', "MAXHOLD", 60_000, "DELAY", 250),
+        *("META", '{"job":1}', "MAXHOLD", 60_000, "DELAY", 250),
     )
+    assert a_lock(shared=True, wait=0).words(("TTL", 1), owner="", request="u")[-2:] == ("MODE", "shared")
     at_once = a_lock(wait=0).words(("TTL", 5000), owner="", request="u")
     assert at_once == ("LOCK.ACQUIRE", "k", "TTL", 5000, "REQUEST", "u")
     assert a_lock().words(("TTL", 1), owner="", request="u")[-3:] == ("WAIT", "FOREVER", "NOTIFY")
@@ -75,6 +76,8 @@ def test_what_cannot_be_is_refused_before_anything_is_sent() -> None:
             a_lock(max_hold=seconds)
         with pytest.raises(ValueError, match="delay is in seconds"):
             a_lock(delay=seconds)
+    with pytest.raises(ValueError, match="exclusive locks"):
+        a_lock(shared=True, delay=1)
     for weight, limit in ((0, 3), (4, 3), (1, 0)):
         with pytest.raises(ValueError, match="between 1 and the limit"):
             semaphore(limit=limit, weight=weight)
