@@ -9,11 +9,14 @@ from lockd.protocol.arguments import (
     read_lock_name,
     read_number,
     read_text,
+    read_token,
 )
 from lockd.protocol.requests import (
     LockInspect,
     LockList,
+    LockQueue,
     LockUnwatch,
+    LockValidate,
     LockWatch,
 )
 from lockd.protocol.verb import ANY_NUMBER, Verb
@@ -39,6 +42,10 @@ def _parse_list(words: Sequence[bytes]) -> LockList:
     )
 
 
+def _parse_queue(words: Sequence[bytes]) -> LockQueue:
+    return LockQueue(read_lock_name(words[0]), read_count(options(words[1:], valued=frozenset({b"COUNT"}))))
+
+
 def _parse_watch(words: Sequence[bytes]) -> LockWatch:
     found = options(words[1:], valued=frozenset({b"FROM"}))
     after = read_number(found[b"FROM"], "FROM", low=0, high=2**63 - 1) if b"FROM" in found else None
@@ -56,6 +63,15 @@ LOOKING_VERBS = (
         _parse_list,
         0,
         ANY_NUMBER,
+    ),
+    Verb("LOCK.QUEUE", "name [COUNT n]", "Who waits for a lock, in order.", _parse_queue, 1, ANY_NUMBER),
+    Verb(
+        "LOCK.VALIDATE",
+        "name token",
+        "Whether a grant is the newest of its lock: current, superseded or free.",
+        lambda words: LockValidate(read_lock_name(words[0]), read_token(words[1])),
+        2,
+        2,
     ),
     Verb(
         "LOCK.WATCH",

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from lockd.protocol.arguments import (
     DURATION_MS_MAX,
     options,
+    read_count,
     read_meta,
     read_number,
     read_session,
     read_text,
 )
-from lockd.protocol.requests import SessionClose, SessionKeepalive, SessionOpen
+from lockd.protocol.requests import SessionClose, SessionKeepalive, SessionList, SessionOpen
 from lockd.protocol.verb import ANY_NUMBER, Verb
 
 
@@ -26,6 +27,12 @@ def _parse_keepalive(words: Sequence[bytes]) -> SessionKeepalive:
     found = options(words[1:], valued=frozenset({b"ACK"}))
     acknowledged = read_number(found[b"ACK"], "ACK", low=1, high=2**63 - 1) if b"ACK" in found else 0
     return SessionKeepalive(session, acknowledged)
+
+
+def _parse_list(words: Sequence[bytes]) -> SessionList:
+    found = options(words, valued=frozenset({b"AFTER", b"COUNT"}))
+    after = read_number(found[b"AFTER"], "AFTER", low=0, high=2**63 - 1) if b"AFTER" in found else 0
+    return SessionList(after, read_count(found))
 
 
 SESSION_VERBS = (
@@ -45,5 +52,13 @@ SESSION_VERBS = (
         lambda words: SessionClose(read_session(words[0])),
         1,
         1,
+    ),
+    Verb(
+        "SESSION.LIST",
+        "[AFTER n] [COUNT n]",
+        "The sessions that are open, by their public numbers.",
+        _parse_list,
+        0,
+        ANY_NUMBER,
     ),
 )

@@ -1,4 +1,4 @@
-"""The HTTP side of a node: is it alive, is it ready, what does it measure.
+"""The HTTP side of a node: is it alive, is it ready, what does it measure, and /v1 with its page.
 
 `/healthz` answers for the process, `/readyz` for the node: a leader is known, everything known
 to be committed is applied, and it is not stopping. `/metrics` is Prometheus' text form.
@@ -19,8 +19,14 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lockd.ids import NO_NODE
+from lockd.server.auth import Users
 from lockd.server.config import Address
+from lockd.server.connection import find_dead_peer
 from lockd.server.driver import Driver
+from lockd.server.http.api import Api
+from lockd.server.http.openapi import document
+from lockd.server.http.page import page_routes
+from lockd.server.listener import Listener
 from lockd.server.metrics import NodeMetrics
 
 CONNECTIONS_MAX = 128
@@ -36,14 +42,19 @@ class Served(Protocol):
     def driver(self) -> Driver: ...
 
     @property
+    def listener(self) -> Listener: ...
+
+    @property
     def is_stopping(self) -> bool: ...
 
 
 class AdminServer:
     """Serves HTTP on the node's own loop."""
 
-    def __init__(self, node: Served) -> None:
+    def __init__(self, node: Served, *, users: Users | None, version: str) -> None:
         self._node = node
+        self._openapi = document(version)
+        api = Api(node.listener.service, node.driver.history, users)
         self._metrics = NodeMetrics(node.driver)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -52,6 +63,9 @@ class AdminServer:
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics_text),
+                Route("/v1/openapi.json", self._openapi_text),
+                *api.routes,
+                *page_routes(),
             ]
         )
 
@@ -103,9 +117,15 @@ class AdminServer:
     async def _metrics_text(self, _: Request) -> Response:
         return Response(self._metrics.render(), media_type=self._metrics.content_type)
 
+    async def _openapi_text(self, _: Request) -> Response:
+        return Response(self._openapi, media_type="application/json")
+
 
 class _Connection(H11Protocol):
-    """One connection. There is no room for one too many, nor for one that is only kept (P6)."""
+    """One connection. There is no room for one too many, nor for one that is only kept (P6).
+
+    One that has sent its request and waits for this node is not at fault.
+    """
 
     _answers = 0
     _answers_before = -1
@@ -116,6 +136,7 @@ class _Connection(H11Protocol):
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
         else:
+            find_dead_peer(transport)
             self._check_progress()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,7 +149,9 @@ class _Connection(H11Protocol):
         super().on_response_complete()
 
     def _check_progress(self) -> None:
-        if self._answers == self._answers_before:
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.more_body and not cycle.response_started
+        if self._answers == self._answers_before and not is_answering:
             self.transport.abort()
             return
         self._answers_before = self._answers

@@ -95,7 +95,7 @@ class Node:
             is_guest=lambda node: self.objection_to(node) is not None and not self.is_removed(node),
         )
         self.listener = Listener(self.driver, users=self._users)
-        self.admin = AdminServer(self)
+        self.admin = AdminServer(self, users=self._users, version=version)
 
     def _build_driver(self, recovered: Recovered, version: str) -> Driver:
         config = self._config

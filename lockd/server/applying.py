@@ -70,6 +70,7 @@ class Applying:
                     self._learn_address(NodeId(node), address)
                 case AddMember(node=node, peer_address=address) if node in self.machine.members:
                     self._learn_address(NodeId(node), address)
+        self.history.record(self.machine.events)
         return completions
 
     def load(self, meta: SnapshotMeta, *, heard: NodeId) -> None:

@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
         # What the transport has not taken at once waits here, where it is known to be unsent (G4).
         # Not 0: asyncio's and uvloop's TLS would then pause and resume by turns.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        _find_dead_peer(self._transport)
+        find_dead_peer(self._transport)
         self._on_begin(self)
 
     def data_received(self, data: bytes) -> None:
@@ -312,7 +312,7 @@ class Connection(asyncio.Protocol):
             self._schedule_flush()
 
 
-def _find_dead_peer(transport: asyncio.Transport) -> None:
+def find_dead_peer(transport: asyncio.Transport) -> None:
     """Have the kernel probe an idle peer: one that waits for ever may have lost its power."""
     peer = transport.get_extra_info("socket")
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lockd.ids import NO_NODE, NodeId, Term
-from lockd.locks.commands import ExpireSessions, MarkSilent, Operation, OriginGone
+from lockd.locks.commands import ExpireSessions, FreeRevoked, MarkSilent, Operation, OriginGone
 from lockd.locks.leases import LeaseBook
 from lockd.locks.machine import LockMachine
 from lockd.raft.node import RaftNode, Role
@@ -45,7 +45,7 @@ class Leadership:
     @classmethod
     def begin(cls, *, term: Term, machine: LockMachine, now_ms: int, turn_ms_max: int) -> "Leadership":
         base = machine.clock_ms
-        book = LeaseBook(base, machine.lease_sessions())
+        book = LeaseBook(base, machine.lease_sessions(), machine.revoked())
         return cls(term, machine, book, turn_ms_max, clock_ms=base, begun_ms=base, _seen_ms=now_ms)
 
     def advance(self, now_ms: int) -> None:
@@ -74,10 +74,14 @@ class Leadership:
         return ExpireSessions(chosen)
 
     def duties(self, peers: tuple[NodeId, ...], gone_after_ms: int) -> Iterator[Operation]:
-        """What to log besides expiry: silences (T2), and nodes that have been gone for long (G4)."""
+        """What to log besides expiry: silences (T2), the end of grants that were taken from holders whose
+        TTL has run since (P1), and nodes that have been gone for long (G4)."""
         silences = self.book.silent(self.clock_ms)
         if silences:
             yield MarkSilent(silences)
+        freed = self.book.choose_freed(self.clock_ms, EXPIRIES_PER_ENTRY)
+        if freed:
+            yield FreeRevoked(freed)
         for node in peers:
             watched_ms = self._watched_ms.setdefault(node, self.clock_ms)
             silent_ms = self.clock_ms - max(watched_ms, self._heard_ms.get(node, watched_ms))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import resource
 import ssl
@@ -40,8 +39,7 @@ class Listener:
         self._connections: dict[int, Connection] = {}
         self._refused = 0
         """Since they were last logged: one line for many, or refusing would fill the log (P6)."""
-        self._numbers = itertools.count(1)
-        self._service = Service(driver, users, count_clients=lambda: len(self._connections))
+        self.service = Service(driver, users, count_clients=lambda: len(self._connections))
         self._server: asyncio.Server | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
@@ -92,8 +90,8 @@ class Listener:
             self._refused += 1
             return _Turned(encode_error("LIMIT", f"clients of this node: at most {self._clients_max}"))
         return Connection(
-            self._service,
-            number=next(self._numbers),
+            self.service,
+            number=next(self.service.numbers),
             user=EVERYONE if self._users is None else None,
             limits=self._limits,
             on_begin=self._began,

@@ -167,9 +167,12 @@ class Locking:
         operation = Break(request.lock, request.token, request.reason, request.now)
         self._submit(client, operation, broken, session="")
 
-    def grant(self, granted: Granted) -> dict[str, resp.Reply]:
+    def grant(self, granted: Granted, asked: "_Asked") -> dict[str, resp.Reply]:
         machine = self._driver.machine
-        return replies.grant(granted, machine.cluster, machine.incarnation)
+        grant = replies.grant(granted, machine.cluster, machine.incarnation)
+        return (
+            grant | {"locks": granted.locks} if isinstance(asked.request, requests.LockAcquireAll) else grant
+        )
 
     def give_back(self, asked: "_Asked", granted: Granted) -> None:
         """A grant reached nobody: it ends, unless its client asks for it again in time (G4)."""
@@ -232,13 +235,15 @@ class _Asked:
             self.client.waits -= 1
             self._push_end(outcome)
         elif isinstance(outcome, Granted):
-            self.turn.answer(self.locking.grant(outcome), partial(self.locking.give_back, self, outcome))
+            self.turn.answer(
+                self.locking.grant(outcome, self), partial(self.locking.give_back, self, outcome)
+            )
         else:
             _answer_plainly(self.turn, outcome)
 
     def _push_end(self, outcome: Outcome) -> None:
         if isinstance(outcome, Granted):
-            message = self.locking.grant(outcome) | {"request": self.name}
+            message = self.locking.grant(outcome, self) | {"request": self.name}
             self.client.push(
                 encode_push("lock.granted", message), partial(self.locking.give_back, self, outcome)
             )

@@ -30,10 +30,22 @@ class Looking:
         else:
             self._read(turn, look)
 
+    def validate(self, request: requests.LockValidate, _client: Client, turn: Turn) -> None:
+        self._read(turn, lambda machine: machine.validate(request.lock, request.token))
+
+    def queue(self, request: requests.LockQueue, _client: Client, turn: Turn) -> None:
+        self._read(turn, lambda machine: replies.queue(machine.queue(request.lock, request.count)))
+
     def list_locks(self, request: requests.LockList, _client: Client, turn: Turn) -> None:
         def look(machine: LockMachine) -> Reply:
             views = machine.locks(request.prefix, request.after, request.count)
             return replies.locks(views, count=request.count, revision=machine.revision)
+
+        self._read(turn, look)
+
+    def list_sessions(self, request: requests.SessionList, _client: Client, turn: Turn) -> None:
+        def look(machine: LockMachine) -> Reply:
+            return replies.sessions(machine.sessions(request.after, request.count), count=request.count)
 
         self._read(turn, look)
 

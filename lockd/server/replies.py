@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
 from lockd.locks.commands import Granted, Queued, Refused, SessionOpened
 from lockd.locks.events import LockEvent
-from lockd.locks.views import HolderView, LockView
+from lockd.locks.views import HolderView, LockView, QueueView, SessionView, WaiterView
 from lockd.protocol.resp import Reply
 from lockd.server.port import Backup, ClusterStatus, MemberStatus
 
@@ -18,7 +18,7 @@ PROTOCOL_VERSION = 1
 
 def grant(granted: Granted, cluster: ClusterId, incarnation: Incarnation) -> dict[str, Reply]:
     """A grant, for the one who asked for it."""
-    reply: dict[str, Reply] = {
+    return {
         "status": "granted",
         "lock": granted.lock,
         "session": granted.session,
@@ -34,9 +34,6 @@ def grant(granted: Granted, cluster: ClusterId, incarnation: Incarnation) -> dic
         "limit": granted.limit,
         "weight": granted.weight,
     }
-    if granted.locks:
-        reply["locks"] = granted.locks
-    return reply
 
 
 def queued(waiting: Queued, request: int | str) -> dict[str, Reply]:
@@ -84,6 +81,9 @@ def lock(view: LockView) -> dict[str, Reply]:
         "queue_length": view.queue_length,
         "held_ms": view.held_ms,
         "granted_last": view.granted_last,
+        "limit": view.limit,
+        "used": view.used,
+        "delay_ms": view.delay_ms,
         "revision": view.revision,
     }
 
@@ -97,6 +97,54 @@ def _holder(view: HolderView) -> dict[str, Reply]:
         "revision": view.revision,
         "held_ms": view.held_ms,
         "meta": view.meta,
+        "mode": view.mode,
+        "weight": view.weight,
+        "ending": view.ending,
+    }
+
+
+def queue(view: QueueView) -> dict[str, Reply]:
+    """The head of a queue."""
+    return {
+        "lock": view.name,
+        "revision": view.revision,
+        "queue_length": view.length,
+        "waiters": [_waiter(waiter) for waiter in view.waiters],
+    }
+
+
+def _waiter(view: WaiterView) -> dict[str, Reply]:
+    return {
+        "position": view.position,
+        "session": view.session_number,
+        "name": view.session,
+        "owner": view.owner,
+        "mode": view.mode,
+        "weight": view.weight,
+        "waiting_ms": view.waiting_ms,
+        "meta": view.meta,
+        "locks": view.locks,
+    }
+
+
+def sessions(views: Sequence[SessionView], *, count: int) -> dict[str, Reply]:
+    """A page of sessions; `next` is what AFTER takes for the next one, null after the last."""
+    return {
+        "sessions": [_session(view) for view in views],
+        "next": views[-1].number if len(views) == count else None,
+    }
+
+
+def _session(view: SessionView) -> dict[str, Reply]:
+    return {
+        "session": view.number,
+        "name": view.name,
+        "user": view.user,
+        "ttl_ms": view.ttl_ms,
+        "held": view.requests - view.waiting,
+        "waiting": view.waiting,
+        "meta": view.meta,
+        "private": int(view.is_private),
     }
 
 
@@ -114,6 +162,11 @@ def event(told: LockEvent) -> dict[str, Reply]:
         "meta": told.meta,
         "reason": told.reason,
     }
+
+
+def gone_text(after: int) -> str:
+    """Why a watch can't begin or go on after that revision."""
+    return f"this node has not all events after revision {after} any more: list, and watch from there"
 
 
 def watch_lost(prefix: str, revision: int, text: str) -> dict[str, Reply]:

@@ -1,11 +1,12 @@
 """The table of what each request does: whose it is to make, what it may overlap with, who does it."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lockd.locks.commands import Refused
 from lockd.protocol import requests
-from lockd.server.auth import BREAK, LOCK, OPERATOR, Users
+from lockd.server.auth import BREAK, LOCK, OPERATOR, User, Users
 from lockd.server.greeting import Greeting
 from lockd.server.locking import Locking
 from lockd.server.looking import Looking
@@ -37,6 +38,8 @@ class Service:
     """The verbs, on top of one driver."""
 
     def __init__(self, driver: Driver, users: Users | None, *, count_clients: Callable[[], int]) -> None:
+        self.numbers = itertools.count(1)
+        """Of the connections of this process, from whichever side they come in."""
         self._driver = driver
         self._watching = watching = Watching(driver.history)
         greeting = Greeting(driver, users, count_clients=count_clients, count_watches=lambda: watching.count)
@@ -68,7 +71,10 @@ class Service:
             requests.LockMeta: _Rule(locking.change_meta, Kind.LOG, _USE),
             requests.LockBreak: _Rule(locking.break_grant, Kind.LOG, _FORCE),
             requests.LockInspect: _Rule(looking.inspect, Kind.READ, _LOOK),
+            requests.LockValidate: _Rule(looking.validate, Kind.READ, _LOOK),
+            requests.LockQueue: _Rule(looking.queue, Kind.ALONE, _LOOK),
             requests.LockList: _Rule(looking.list_locks, Kind.ALONE, _LOOK),
+            requests.SessionList: _Rule(looking.list_sessions, Kind.ALONE, _LOOK),
             requests.LockWatch: _Rule(watching.watch, Kind.ALONE, _LOOK),
             requests.LockUnwatch: _Rule(watching.unwatch, Kind.ALONE, _LOOK),
             requests.ClusterMembers: _Rule(operating.members, Kind.LOCAL, _OPERATE),
@@ -100,12 +106,19 @@ class Service:
         if isinstance(request, requests.RequestError):
             turn.refuse(Refused("ERR", str(request)))
             return
-        rule = self._rules[type(request)]
-        if user is not None and not user.has_any(rule.roles):
-            roles = " or ".join(sorted(rule.roles))
-            turn.refuse(Refused("NOPERM", f"user '{user.name}' needs the role {roles}"))
+        objection = None if user is None else self.objection_to(request, user)
+        if objection is not None:
+            turn.refuse(objection)
             return
-        rule.start(request, client, turn)
+        self._rules[type(request)].start(request, client, turn)
+
+    def objection_to(self, request: requests.Request, user: User) -> Refused | None:
+        """Why this user may not ask this, if so."""
+        rule = self._rules[type(request)]
+        if user.has_any(rule.roles):
+            return None
+        roles = " or ".join(sorted(rule.roles))
+        return Refused("NOPERM", f"user '{user.name}' needs the role {roles}")
 
     def gone(self, client: Client) -> None:
         """The connection has ended with log commands unanswered or waits open (G4)."""

@@ -61,7 +61,7 @@ class Watching:
             text = f"watches of one connection: at most {WATCHES_PER_CONNECTION_MAX}"
             turn.refuse(Refused("LIMIT", text))
         elif not self._history.reaches(after):
-            turn.refuse(Refused("GONE", _gone_text(after)))
+            turn.refuse(Refused("GONE", replies.gone_text(after)))
         else:
             watch = _Watch(client, request.prefix, after)
             self._of_client.setdefault(client.number, {})[request.prefix] = watch
@@ -155,7 +155,7 @@ class Watching:
                 self._lose(watch)
 
     def _lose(self, watch: _Watch) -> None:
-        lost = replies.watch_lost(watch.prefix, watch.cursor, _gone_text(watch.cursor))
+        lost = replies.watch_lost(watch.prefix, watch.cursor, replies.gone_text(watch.cursor))
         self._end(watch)
         watch.client.push(encode_push("lock.gone", lost), None)
 
@@ -171,7 +171,3 @@ class Watching:
 
 def _encode(told: LockEvent) -> bytes:
     return encode_push("lock.event", replies.event(told))
-
-
-def _gone_text(after: int) -> str:
-    return f"this node has not all events after revision {after} any more: list, and watch from there"

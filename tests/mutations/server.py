@@ -45,17 +45,16 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a new leader counts a second of the one before it against every session",
         "T2",
         "lockd/server/leadership.py",
-        "        book = LeaseBook(base, machine.lease_sessions())\n",
-        "        book = LeaseBook(base - 1_000, machine.lease_sessions())\n",
+        "        book = LeaseBook(base, machine.lease_sessions(), machine.revoked())\n",
+        "        book = LeaseBook(base - 1_000, machine.lease_sessions(), machine.revoked())\n",
         (f"{_CLOCK}::test_t2_a_new_leader_gives_every_session_its_full_ttl_from_its_own_no_op",),
     ),
     Mutation(
         "a renewal of a marked session is answered at once",
         "T2",
         "lockd/server/renewals.py",
-        "                self._decide(ClearSilent(), session=view.id, on_outcome=answer)\n",
-        "                self._decide(ClearSilent(), session=view.id)\n"
-        "                answer(SessionOpened(view.id, view.ttl_ms))\n",
+        "                    on_outcome=lambda outcome: answer(self._with_notices(outcome)),\n                )\n",
+        "                )\n                answer(SessionOpened(view.id, view.ttl_ms))\n",
         (f"{_RENEWALS}::test_t2_a_renewal_of_a_marked_session_is_answered_once_the_clearing_is_applied",),
     ),
     Mutation(
