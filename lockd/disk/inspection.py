@@ -112,11 +112,14 @@ def describe_entry(kind: EntryKind, payload: bytes) -> tuple[str, ...]:
 def _read_files(path: Path) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
     """Segments in their order, and snapshots."""
     numbers = sorted(filter(None, (segment_number(entry.name) for entry in path.iterdir())), reverse=True)
-    if not numbers:
-        raise DataDirError(f"{path}: no data directory of lockd: it holds no log")
     newest_first = [(name, (path / name).read_bytes()) for name in map(segment_name, numbers)]
     names = sorted(entry.name for entry in path.iterdir())
     files = [name for name in names if snapshot_of(name) or is_unfinished(name)]
+    if not numbers:
+        found = (
+            "there is a snapshot here and no log" if files else "no data directory of lockd: it holds no log"
+        )
+        raise DataDirError(f"{path}: {found}")
     return newest_first[::-1], [(name, (path / name).read_bytes()) for name in files]
 
 

@@ -282,6 +282,15 @@ def test_what_is_no_data_directory_is_one_line_and_status_2(
     assert list(tmp_path.rglob("*")) == before
 
 
+def test_a_directory_that_has_lost_its_log_is_no_empty_one(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for segment in segments(directory):
+        segment.unlink()
+    assert main(["log", "inspect", str(directory)]) == 2
+    assert capsys.readouterr().err == f"lockd log: {directory}: there is a snapshot here and no log\n"
+
+
 def test_an_unreadable_segment_is_one_line(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (directory / segment_name(99)).mkdir()
     assert main(["log", "inspect", str(directory)]) == 2
