@@ -12,10 +12,12 @@ lockd.Client; `run` and `children` keep a child process inside its lease.
 import importlib
 import importlib.metadata
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import FrameType
+from typing import NamedTuple, NoReturn
 
 import click
 
@@ -76,6 +78,10 @@ def lockd() -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status. Errors become one line, or JSON."""
     given = list(sys.argv[1:] if args is None else args)
+    if given[:1] == ["serve"]:
+        # Its imports take long, and the kernel drops a SIGTERM for which a container's first process
+        # has no handler. Until the node has one of its own, an end is what a crash is to it: safe.
+        signal.signal(signal.SIGTERM, _end)
     try:
         status = lockd.main(given, prog_name="lockd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -86,6 +92,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary: a person or a script reads one line
         return _report(error, given)
     return int(status or ExitStatus.DONE)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    del number
+    raise SystemExit(ExitStatus.DONE)
 
 
 def _report(error: Exception, given: Sequence[str]) -> ExitStatus:

@@ -2,9 +2,11 @@
 
 import contextlib
 import random
+import re
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,25 @@ def test_a_port_in_use_is_one_line_that_names_the_setting(tmp_path: Path, taken:
 def node(tmp_path: Path) -> Iterator[LockdProcess]:
     with running_node(tmp_path) as running:
         yield running
+
+
+def test_sigterm_ends_a_node_that_is_still_being_imported(tmp_path: Path) -> None:
+    """Before it serves: its own handler comes last, and a container's first process needs one."""
+    node = LockdProcess(tmp_path)
+    with subprocess.Popen(node.command, stderr=subprocess.PIPE) as process:
+        status = Path(f"/proc/{process.pid}/status")
+
+        def has_handler() -> bool:
+            caught = re.search(r"^SigCgt:\s*(\w+)$", status.read_text(), re.MULTILINE)
+            return caught is not None and bool(int(caught[1], 16) >> signal.SIGTERM - 1 & 1)
+
+        try:
+            eventually(has_handler, "a handler of SIGTERM")
+            process.terminate()
+            _, said = process.communicate(timeout=STOP_S)
+        finally:
+            process.kill()
+    assert (process.returncode, b"Traceback" in said, b"serves clients" in said) == (0, False, False)
 
 
 def test_sigterm_ends_a_node_whose_clients_wait_stall_and_say_nothing(node: LockdProcess) -> None:
