@@ -48,7 +48,8 @@ class Ready:
     """What has come about since the last Ready; `lockd.raft` says what the caller owes for it."""
 
     hard_state: HardState | None
-    """To disk, when term or vote changed, or when commit has moved and something else goes there."""
+    """To disk, when term or vote changed, when commit has moved and something else goes there, or when a
+    membership change is committed."""
     snapshot: SnapshotMeta | None
     """To install before all else in this Ready: state and log begin with it from now on (§7)."""
     append: EntryRun
@@ -319,10 +320,20 @@ class RaftNode:
         commit_moved = self._state.commit_index != self._emitted.commit
         # A commit index alone is not worth a sync of its own. With entries it has to go: a node that
         # has a membership change in its log knows all earlier ones to be committed (SAFETY C7).
-        if not self._vote_changed and not (writes and commit_moved):
+        if not self._vote_changed and not (writes and commit_moved) and not self._change_committed:
             return None
         self._emitted = self._state.hard_state
         return self._emitted
+
+    @property
+    def _change_committed(self) -> bool:
+        """A membership change is committed that the disk does not know to be.
+
+        After a loss of power on all nodes they would ask the voters of before, of whom one may have been
+        lost for good: a minority of the voters of now, and perhaps half of those (SAFETY P3).
+        """
+        first = LogIndex(max(self._emitted.commit, self._state.log.base) + 1)
+        return self._state.log.has_kind(EntryKind.CONFIGURATION, first, self._state.commit_index)
 
     def _admit(self, message: Message) -> bool:
         """Settle the terms (§5.1); return whether the message is to be handled in the present one."""

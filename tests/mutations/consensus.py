@@ -330,7 +330,7 @@ MUTATIONS = (
         "the commit index is not written along with entries",
         "C7",
         "lockd/raft/node.py",
-        "if not self._vote_changed and not (writes and commit_moved):",
+        "if not self._vote_changed and not (writes and commit_moved) and not self._change_committed:",
         "if not self._vote_changed:",
         (f"{_MEMBERSHIP}::test_c7_the_commit_index_is_on_disk_with_the_entries_that_rest_on_it",),
     ),

@@ -7,6 +7,7 @@ from tests.mutations.mutation import Mutation
 
 _DURABILITY = "tests/raft/test_raft_rules_durability.py"
 _ELECTIONS = "tests/raft/test_raft_rules_elections.py"
+_MEMBERSHIP = "tests/raft/test_raft_rules_membership.py"
 _REPLICATION = "tests/raft/test_raft_paper_replication.py"
 _SNAPSHOTS = "tests/raft/test_raft_rules_snapshots.py"
 
@@ -63,6 +64,15 @@ MUTATIONS: tuple[Mutation, ...] = (
         "                self._state.election_elapsed = 0\n"
         "                if self._state.config.pre_vote",
         (f"{_ELECTIONS}::test_c5_messages_of_an_old_term_suppress_no_election",),
+    ),
+    Mutation(
+        "that a change of members is committed is not on the disk before the next entry is",
+        "P3",
+        "lockd/raft/node.py",
+        " and not self._change_committed:",
+        ":",
+        # It was so until the simulator lost a voter's disk and then the power of all.
+        (f"{_MEMBERSHIP}::test_p3_a_change_outlives_the_power_of_all_and_the_loss_of_a_voter_of_before",),
     ),
     Mutation(
         "writes of before a snapshot vouch for what follows it",
