@@ -155,8 +155,8 @@ def leader_of(info: LockInfo) -> Leader | None:
     return Leader(holder.name, holder.owner, value, holder.token, holder.session)
 
 
-class _StoppedError(Exception):
-    """The candidate stands no longer."""
+class _StoppedError(RuntimeError):
+    """The candidate stands no longer: `stop` was called."""
 
 
 class _Candidate:
@@ -275,8 +275,7 @@ class Election(_Candidate):
         with self._running():
             while True:
                 try:
-                    with LockBlock(self._obtain, OnLost.RAISE) as lease:
-                        self._lease = lease
+                    with LockBlock(self.campaign, OnLost.RAISE) as lease:
                         return lead(lease)
                 except _StoppedError:
                     return None
@@ -284,6 +283,16 @@ class Election(_Candidate):
                     self._leads_no_more(error)
                 finally:
                     self._lease = None
+
+    def campaign(self) -> Lease:
+        """Stand for election until elected, for one term: the lease is the caller's to release.
+
+        For those to whom `run` does not fit. Raises RuntimeError when `stop` was called; else as `run`.
+        """
+        runtime = self._start()
+        standing = self.obtain_unless_stopped(runtime.engine, self._owner())
+        self._lease = lease = Lease(runtime.run(standing, runtime.engine.give_back), runtime)
+        return lease
 
     def proclaim(self, value: Any) -> None:
         """Have observers see another value from now on, also when this candidate is elected again.
@@ -303,11 +312,6 @@ class Election(_Candidate):
         """
         return Feed(self._start, lambda engine: Observer(engine, self.name))
 
-    def _obtain(self) -> Lease:
-        runtime = self._start()
-        standing = self.obtain_unless_stopped(runtime.engine, self._owner())
-        return Lease(runtime.run(standing, runtime.engine.give_back), runtime)
-
 
 class AsyncElection(_Candidate):
     """A candidate in a task, and a view of the election. See `Client.election`, and the module's text."""
@@ -326,15 +330,14 @@ class AsyncElection(_Candidate):
         with self._running():
             try:
                 async with self._until_stopped():
-                    return await self._campaign(lead)
+                    return await self._lead_in_turns(lead)
             except _StoppedError:
                 return None
 
-    async def _campaign(self, lead: Callable[[AsyncLease], Awaitable[T]]) -> T:
+    async def _lead_in_turns(self, lead: Callable[[AsyncLease], Awaitable[T]]) -> T:
         while True:
             try:
-                async with AsyncBlock(self._obtain, OnLost.CANCEL) as lease:
-                    self._lease = lease
+                async with AsyncBlock(self._stand, OnLost.CANCEL) as lease:
                     leading = lead(lease)
                     if not inspection_of_code.isawaitable(leading):
                         raise TypeError("lead is no async def: use lockd.Client(...).election(...)")
@@ -343,6 +346,11 @@ class AsyncElection(_Candidate):
                 self._leads_no_more(error)
             finally:
                 self._lease = None
+
+    async def campaign(self) -> AsyncLease:
+        """Stand for election until elected, for one term. See `Election.campaign`."""
+        async with self._until_stopped():
+            return await self._stand()
 
     async def proclaim(self, value: Any) -> None:
         """Have observers see another value from now on. See `Election.proclaim`."""
@@ -354,7 +362,8 @@ class AsyncElection(_Candidate):
         """Who leads now, then each change. See `Election.observe`."""
         return AsyncFeed(self._start, lambda engine: Observer(engine, self.name))
 
-    async def _obtain(self) -> AsyncLease:
+    async def _stand(self) -> AsyncLease:
         caller = self._start()
         standing = self.obtain(caller.engine, self._owner())
-        return AsyncLease(await caller.run(standing, caller.engine.give_back), caller)
+        self._lease = lease = AsyncLease(await caller.run(standing, caller.engine.give_back), caller)
+        return lease
