@@ -7,8 +7,10 @@ _DURABLE = "tests/server/test_server_driver_durable.py"
 _FRAMES = "tests/server/test_server_frames.py"
 _ORIGINS = "tests/server/test_server_driver_origins.py"
 _CHECKPOINTS = "tests/server/test_server_checkpoints.py"
+_LIMITS = "tests/server/test_server_driver_limits.py"
 _MEMBERSHIP = "tests/server/test_server_membership.py"
 _MUTANTS = "tests/server/test_server_mutants.py"
+_OUTCOMES = "tests/server/test_server_driver_outcomes.py"
 _PEERS = "tests/server/test_server_peers.py"
 _READS = "tests/server/test_server_driver_reads.py"
 _RENEWALS = "tests/server/test_server_driver_renewals.py"
@@ -53,7 +55,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a renewal of a marked session is answered at once",
         "T2",
         "lockd/server/renewals.py",
-        "                    on_outcome=lambda outcome: answer(self._with_notices(outcome)),\n                )\n",
+        "                    on_outcome=lambda outcome: answer(self._with_notices(outcome)),\n"
+        "                )\n",
         "                )\n                answer(SessionOpened(view.id, view.ttl_ms))\n",
         (f"{_RENEWALS}::test_t2_a_renewal_of_a_marked_session_is_answered_once_the_clearing_is_applied",),
     ),
@@ -278,5 +281,69 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            elif node not in self._announced_gone:\n",
         "            elif False:\n",
         (f"{_ORIGINS}::test_g4_the_leader_withdraws_the_waits_of_a_dead_node",),
+    ),
+    Mutation(
+        "a leader queues commands without end",
+        "C10",
+        "lockd/server/proposals.py",
+        "        if self._raft.role is Role.LEADER and len(self._queue) < PROPOSALS_MAX:\n",
+        "        if self._raft.role is Role.LEADER:\n",
+        (f"{_LIMITS}::test_c10_a_leader_queues_so_many_commands_and_leaves_the_rest_where_they_came_from",),
+    ),
+    Mutation(
+        "a node takes on commands without end",
+        "C10",
+        "lockd/server/calls.py",
+        "        elif len(self._due) + reads >= CALLS_MAX:\n",
+        "        elif False:\n",
+        (f"{_LIMITS}::test_c10_a_node_works_at_so_many_commands_reads_and_renewals_and_says_so",),
+    ),
+    Mutation(
+        "a window fills with what was never sent",
+        "C10",
+        "lockd/server/driver.py",
+        "                if not is_sent and isinstance(message, AppendEntries):\n",
+        "                if False:\n",
+        (f"{_LIMITS}::test_c10_a_follower_that_nothing_can_be_sent_to_is_probed_and_fills_no_window",),
+    ),
+    Mutation(
+        "any number of ids that are no members' is bound",
+        "C10",
+        "lockd/server/bindings.py",
+        "        return sum(map(self._is_guest, self._bound)) < GUESTS_MAX\n",
+        "        return True\n",
+        ("tests/server/test_server_bindings.py",),
+    ),
+    Mutation(
+        "a new leader takes who was never heard of for alive",
+        "C7",
+        "lockd/server/leadership.py",
+        "        return node in self._heard_ms and self.clock_ms - self._heard_ms[node] < within_ms\n",
+        "        return self.clock_ms - self._heard_ms.get(node, self.begun_ms) < within_ms\n",
+        (f"{_MEMBERSHIP}::test_c7_a_leader_that_is_too_new_to_know_who_is_silent_asks_for_patience",),
+    ),
+    Mutation(
+        "a transfer is told done when a third node leads",
+        "C7",
+        "lockd/server/membership.py",
+        "    if leader == target or (target == NO_NODE and leader != before):\n",
+        "    if leader != before:\n",
+        (f"{_MEMBERSHIP}::test_c7_who_asked_for_a_leader_is_told_when_another_came_to_lead",),
+    ),
+    Mutation(
+        "an id that has registered is registered by another instance",
+        "C8",
+        "lockd/locks/members.py",
+        "    if known is not None and known.instance != operation.instance:\n",
+        "    if False:\n",
+        ("tests/locks/test_locks_members.py",),
+    ),
+    Mutation(
+        "a snapshot is installed of which there is no file",
+        "C9",
+        "lockd/server/incoming.py",
+        "        if isinstance(message, InstallSnapshot):  #",
+        "        if False:  #",
+        (f"{_OUTCOMES}::test_c9_a_snapshot_without_its_file_is_nonsense",),
     ),
 )
