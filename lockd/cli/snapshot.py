@@ -4,6 +4,7 @@ Every file is read as a whole and checked before it counts for anything: after a
 its name, and before a restore touches the disk. A damaged file is status 1, wrong usage 2.
 """
 
+import errno
 import os
 import secrets
 import time
@@ -41,6 +42,9 @@ from lockd.server.backups import (
 SAVE_PATIENCE_SECONDS: Final = 120.0
 """A node writes its whole state before it answers."""
 DEFAULT_PEER_ADDRESS: Final = "127.0.0.1:7421"
+
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How file systems without them answer: those of USB sticks, and many that lie behind a network."""
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
@@ -244,7 +248,7 @@ def _write(file: Path, content: Iterable[bytes], *, force: bool) -> StoredSnapsh
         if force:
             unfinished.replace(file)
         else:
-            file.hardlink_to(unfinished)  # fails if someone has made it meanwhile
+            _name_anew(unfinished, file)
         _sync_directory(file.absolute().parent)
     except OSError as error:
         raise RefusedError(f"{file}: {error.strerror or error}") from error
@@ -256,6 +260,17 @@ def _write(file: Path, content: Iterable[bytes], *, force: bool) -> StoredSnapsh
         with suppress(FileNotFoundError):
             unfinished.unlink()
     return stored
+
+
+def _name_anew(unfinished: Path, file: Path) -> None:
+    """Raises FileExistsError if someone has made `file` meanwhile."""
+    try:
+        file.hardlink_to(unfinished)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        file.touch(exist_ok=False)
+        unfinished.replace(file)
 
 
 def _for_us_alone(path: str, flags: int) -> int:

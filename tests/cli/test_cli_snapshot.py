@@ -1,7 +1,9 @@
 """`lockd snapshot`: what is written, what is refused with which status, and G2 with real nodes."""
 
 import asyncio
+import errno
 import json
+import os
 import stat
 import struct
 import time
@@ -194,6 +196,45 @@ def test_a_saved_file_is_for_its_owner_and_overwrites_only_when_told(snapshot: L
     assert snapshot.json(*save, "--force")
     assert snapshot.json("inspect", file)["quiet_ms"] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "sample.snap", "saved.snap"]
+
+
+def no_links(*_: object, **__: object) -> None:
+    """A file system that has no hard links."""
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_a_file_is_saved_where_there_are_no_hard_links(
+    snapshot: Lockd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the stick that somebody takes a backup away on; and still nothing is overwritten."""
+
+    snapshot.json("restore", sample(tmp_path), "--data-dir", tmp_path / "data")
+    file = tmp_path / "saved.snap"
+    monkeypatch.setattr(os, "link", no_links)
+    assert snapshot.json("save", file, "--data-dir", tmp_path / "data")["file"] == str(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert snapshot.json("inspect", file)["quiet_ms"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "sample.snap", "saved.snap"]
+
+
+def test_a_file_that_appears_while_another_is_saved_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, file = sample(tmp_path).read_bytes(), tmp_path / "saved.snap"
+
+    def with_somebody_else(_: list[str]) -> bytes:
+        file.write_bytes(b"mine")
+        return content
+
+    for has_links in (True, False):
+        if not has_links:
+            monkeypatch.setattr(os, "link", no_links)
+        peer = Peer()
+        peer.script("CLUSTER.SNAPSHOT", copy_of(content), with_somebody_else)
+        assert saved_from(peer, file) == 2
+        assert "File exists" in capsys.readouterr().err
+        assert file.read_bytes() == b"mine"
+        file.unlink()
 
 
 def test_no_node_to_ask_is_status_3(snapshot: Lockd, tmp_path: Path) -> None:
