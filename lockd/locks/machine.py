@@ -65,6 +65,7 @@ from lockd.locks.views import (
     SessionView,
     Stats,
     list_locks,
+    list_locks_of,
     list_sessions,
     validate,
     view_lock,
@@ -249,6 +250,11 @@ class LockMachine:
     def locks(self, prefix: str = "", after: str = "", count: int = 100) -> list[LockView]:
         """At most `count` locks that aren't free, with that prefix, by name, after `after`."""
         return list_locks(self.state, prefix, after, count)
+
+    def locks_of(self, session_id: SessionId, prefix: str, after: str, count: int) -> list[LockView]:
+        """As `locks`, of those alone which a session holds or waits for; none when it does not live."""
+        session = self.state.sessions.get(session_id)
+        return [] if session is None else list_locks_of(self.state, session, prefix, after, count)
 
     def check_invariants(self) -> None:
         """P1, P2, and that all indexes agree. Costs O(size of the state)."""

@@ -234,6 +234,13 @@ def list_locks(state: LockState, prefix: str, after: str, count: int) -> list[Lo
     return [view_lock(state, name) for name in heapq.nsmallest(count, names)]
 
 
+def list_locks_of(state: LockState, session: Session, prefix: str, after: str, count: int) -> list[LockView]:
+    """As `list_locks`, of what the session holds or waits for alone. Costs O(n) of that."""
+    names = {name for request in session.requests.values() for name in request.names}
+    wanted = [name for name in names if name > after and name.startswith(prefix)]
+    return [view_lock(state, name) for name in heapq.nsmallest(count, wanted)]
+
+
 def view_stats(state: LockState) -> Stats:
     return Stats(
         sessions=len(state.sessions),

@@ -8,6 +8,7 @@ from lockd.protocol.arguments import (
     read_count,
     read_lock_name,
     read_number,
+    read_session,
     read_text,
     read_token,
 )
@@ -34,11 +35,12 @@ def _parse_inspect(words: Sequence[bytes]) -> LockInspect:
 
 
 def _parse_list(words: Sequence[bytes]) -> LockList:
-    found = options(words, valued=frozenset({b"PREFIX", b"AFTER", b"COUNT"}))
+    found = options(words, valued=frozenset({b"PREFIX", b"SESSION", b"AFTER", b"COUNT"}))
     return LockList(
         prefix=_read_prefix(found.get(b"PREFIX", b"")),
         after=read_text(found.get(b"AFTER", b""), "AFTER", bytes_max=LOCK_NAME_BYTES_MAX),
         count=read_count(found),
+        session=read_session(found[b"SESSION"]) if b"SESSION" in found else "",
     )
 
 
@@ -58,7 +60,7 @@ LOOKING_VERBS = (
     ),
     Verb(
         "LOCK.LIST",
-        "[PREFIX p] [AFTER name] [COUNT n]",
+        "[PREFIX p] [SESSION s] [AFTER name] [COUNT n]",
         "Locks that are held or waited for, by name.",
         _parse_list,
         0,

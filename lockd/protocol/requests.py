@@ -198,6 +198,8 @@ class LockList(msgspec.Struct, frozen=True):
     prefix: str
     after: str
     count: int
+    session: str = ""
+    """Only what it holds or waits for; "" for all."""
 
 
 class LockWatch(msgspec.Struct, frozen=True):

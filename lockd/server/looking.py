@@ -6,6 +6,7 @@ asked (SAFETY C6); STALE ones show what this node has applied.
 
 from collections.abc import Callable
 
+from lockd.ids import SessionId
 from lockd.locks.commands import Refused
 from lockd.locks.machine import LockMachine
 from lockd.protocol import requests
@@ -36,9 +37,17 @@ class Looking:
     def queue(self, request: requests.LockQueue, _client: Client, turn: Turn) -> None:
         self._read(turn, lambda machine: replies.queue(machine.queue(request.lock, request.count)))
 
-    def list_locks(self, request: requests.LockList, _client: Client, turn: Turn) -> None:
-        def look(machine: LockMachine) -> Reply:
-            views = machine.locks(request.prefix, request.after, request.count)
+    def list_locks(self, request: requests.LockList, client: Client, turn: Turn) -> None:
+        user, session = client.user_name, SessionId(request.session)
+
+        def look(machine: LockMachine) -> Reply | Refused:
+            page = (request.prefix, request.after, request.count)
+            if not session:
+                views = machine.locks(*page)
+            elif (found := machine.session(session)) is None or found.user != user:
+                return Refused("NOSESSION", "no such session: it has expired, was closed, or never was")
+            else:
+                views = machine.locks_of(session, *page)
             return replies.locks(views, count=request.count, revision=machine.revision)
 
         self._read(turn, look)
@@ -49,11 +58,12 @@ class Looking:
 
         self._read(turn, look)
 
-    def _read(self, turn: Turn, look: Callable[[LockMachine], Reply]) -> None:
+    def _read(self, turn: Turn, look: Callable[[LockMachine], Reply | Refused]) -> None:
         def ready(refused: Refused | None) -> None:
-            if refused is not None:
-                turn.refuse(refused)
+            found = refused or look(self._driver.machine)
+            if isinstance(found, Refused):
+                turn.refuse(found)
             else:
-                turn.answer(look(self._driver.machine))
+                turn.answer(found)
 
         self._driver.read(ready)

@@ -157,7 +157,13 @@ _LOCKS = (
         "Locks that are held or waited for, by name.",
         models.ListLocks,
         models.LockPage,
-        lambda asked: _command("LOCK.LIST", PREFIX=asked.prefix, AFTER=asked.after, COUNT=asked.count),
+        lambda asked: _command(
+            "LOCK.LIST",
+            PREFIX=asked.prefix,
+            SESSION=asked.session,
+            AFTER=asked.after,
+            COUNT=asked.count,
+        ),
     ),
     Endpoint(
         "GET",

@@ -101,6 +101,7 @@ class Inspect(Asked):
 
 class ListLocks(Asked):
     prefix: str | None = None
+    session: str | None = Field(None, description="Only what it holds or waits for.")
     after: str | None = None
     count: int | None = None
 
