@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Self
 
 from lockd.protocol.resp import CommandReader, Reply, encode, encode_error, encode_push
@@ -94,6 +95,10 @@ class Peer:
 
     async def listen(self, port: int, *, host: str = "127.0.0.1") -> None:
         self._server = await asyncio.start_server(self._serve, host, port)
+
+    async def listen_at(self, path: Path) -> None:
+        """On a Unix socket instead."""
+        self._server = await asyncio.start_unix_server(self._serve, path)
 
     async def stop(self) -> None:
         """Be gone: connections too."""

@@ -1,4 +1,4 @@
-"""How a client comes in: over TLS, with a password, over IPv6; each on the real listener or a real socket."""
+"""How a client comes in: over TLS, with a password, over IPv6, by a Unix socket; all on real sockets."""
 
 import asyncio
 import socket
@@ -99,5 +99,33 @@ def test_a_node_on_ipv6_is_reached() -> None:
             assert lease.token == 1
         await client.close()
         await peer.stop()
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
+def test_a_node_behind_a_unix_socket_is_reached_from_tasks_and_threads(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "lockd.sock"
+        peer = Peer()
+        await peer.listen_at(path)
+        async with lockd.AsyncClient([f"unix:{path}", "127.0.0.1:1"]) as client, client.lock("k") as lease:
+            assert lease.token == 1
+
+        def in_a_thread() -> int:
+            with lockd.Client(f"unix:{path}") as client, client.lock("k") as lease:
+                return lease.token
+
+        assert await asyncio.to_thread(in_a_thread) == 2
+        await peer.stop()
+
+    run(main())
+
+
+def test_a_unix_socket_that_is_not_there_is_named() -> None:
+    async def main() -> None:
+        async with lockd.AsyncClient("unix:/nowhere/lockd.sock", ttl=0.5) as client:
+            with pytest.raises(lockd.Unavailable, match=r"unix:/nowhere/lockd.sock: .*No such file"):
+                await client.acquire("k")
 
     run(main())

@@ -21,6 +21,7 @@ def build(endpoints: str | list[str] | None = None, **changes: object) -> Client
         ("[::1]:7430", "::1", 7430),
         ("[::1]", "::1", 7420),
         (" a:1 ", "a", 1),
+        ("unix:/run/lockd.sock", "unix:/run/lockd.sock", 0),
     ],
 )
 def test_an_endpoint_is_read_as_written(text: str, host: str, port: int) -> None:
@@ -30,7 +31,20 @@ def test_an_endpoint_is_read_as_written(text: str, host: str, port: int) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["::1:7420", ":7420", "a:b", "a:0", "a:65536", "[::1", "[::1]x", "", "a:\uff11"]
+    "text",
+    [
+        "::1:7420",
+        ":7420",
+        "a:b",
+        "a:0",
+        "a:65536",
+        "[::1",
+        "[::1]x",
+        "",
+        "a:\uff11",
+        "unix:",
+        "unix:lockd.sock",
+    ],
 )
 def test_a_wrong_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="endpoint"):
@@ -64,9 +78,15 @@ def test_tls_is_true_or_a_context_and_the_password_is_not_shown() -> None:
     assert "s3cret" not in repr(build("a:1", auth=("me", "s3cret")))
 
 
+def test_a_unix_socket_has_no_tls() -> None:
+    assert build(["unix:/run/a,b.sock", "a:1"]).endpoints[0].path == "/run/a,b.sock"
+    with pytest.raises(ValueError, match="no TLS over a Unix socket"):
+        build("a:1,unix:/run/lockd.sock", tls=True)
+
+
 def test_k6_only_configured_and_reported_nodes_are_tried_each_in_turn() -> None:
     ring = EndpointRing([Endpoint("a", 1), Endpoint("b", 2)])
     assert [str(ring.next()) for _ in range(3)] == ["a:1", "b:2", "a:1"]
-    ring.reported(["c:3", "b:2", "", "0.0.0.0:7420", "[::]:7420", "not:a:port"])
+    ring.reported(["c:3", "b:2", "", "0.0.0.0:7420", "[::]:7420", "not:a:port", "unix:/run/other.sock"])
     assert len(ring) == 3
     assert {str(ring.next()) for _ in range(3)} == {"a:1", "b:2", "c:3"}
