@@ -23,7 +23,7 @@ from lockd.cli.members import PeerAddress
 from lockd.cli.options import Access, as_json, with_access
 from lockd.cli.output import duration, show_facts, show_json
 from lockd.client import cluster
-from lockd.disk.errors import DataDirError
+from lockd.disk.errors import DamagedFile, DataDirError
 from lockd.disk.reading import read_data_dir
 from lockd.disk.snapshot_file import StoredSnapshot, decode_snapshot
 from lockd.disk.wal import create_from_snapshot
@@ -210,8 +210,10 @@ def _read_directory(data_dir: Path) -> Iterator[bytes]:
         raise RefusedError(f"data directory {data_dir}: {error}") from error
     except DataDirError as error:
         raise RefusedError(str(error)) from error
-    except CorruptData as error:
+    except DamagedFile as error:
         raise DamagedFileError(str(error)) from error
+    except CorruptData as error:
+        raise DamagedFileError(f"data directory {data_dir}: {error}") from error
 
 
 def _download(access: Access) -> Iterator[bytes]:

@@ -121,8 +121,8 @@ def decode_batch(segment: bytes, *, place: Place, number: int | None) -> Batch |
         return _end_without_header(segment, place)
     if version != FORMAT_VERSION:
         raise DataDirError(
-            f"segment {place.segment} was written in format {version}, and this version of lockd reads "
-            f"format {FORMAT_VERSION}: start the version that wrote it"
+            f"written in format {version}, and this version of lockd reads format {FORMAT_VERSION}: "
+            "start the version that wrote it"
         )
     if number is not None and found_number != number:
         raise DamageError(start, f"batch {found_number} stands where batch {number} belongs")

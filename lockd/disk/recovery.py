@@ -23,7 +23,7 @@ from lockd.disk.batch import (
     decode_batch,
     first_nonzero_sector,
 )
-from lockd.disk.errors import damaged
+from lockd.disk.errors import DataDirError, damaged
 from lockd.disk.record import Identity, Seal, SegmentState, SnapshotMark, decode_records
 from lockd.disk.snapshot_file import StoredSnapshot
 from lockd.disk.stream import StreamState
@@ -165,6 +165,8 @@ class LogReader:
             self._read_batches(name, content)
         except DamageError as damage:
             raise damaged(name, damage.offset, damage.found) from damage
+        except DataDirError as error:
+            raise DataDirError(f"{name}: {error}") from error
 
     def image(self) -> LogImage:
         if self._stream is None or self._last_batch is None or self._first is None:

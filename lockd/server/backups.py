@@ -70,17 +70,28 @@ def _everything_applied(recovered: Recovered) -> tuple[LockMachine, Configuratio
         index = LogIndex(run.first + offset)
         if index <= applied:
             continue  # kept for slow followers
-        if kind is EntryKind.COMMANDS:
+        try:
+            configuration = _apply(machine, configuration, index, kind, payload)
+        except (CorruptData, MembershipError) as error:
+            raise CorruptData(f"entry {index} can't be applied: {error}") from error
+    return machine, configuration
+
+
+def _apply(
+    machine: LockMachine, configuration: Configuration, index: LogIndex, kind: EntryKind, payload: bytes
+) -> Configuration:
+    """Apply one entry to the machine; returns the configuration after it."""
+    match kind:
+        case EntryKind.NOOP:
+            return configuration
+        case EntryKind.COMMANDS:
             machine.apply(index, decode_batch(payload))
-        elif kind is EntryKind.CONFIGURATION:
+            return configuration
+        case EntryKind.CONFIGURATION:
             change = decode_change(payload)
             if change.context:
                 machine.apply(index, decode_batch(change.context))
-            try:
-                configuration = apply_change(configuration, change)
-            except MembershipError as error:
-                raise CorruptData(f"entry {index} changes the members as none can: {error}") from error
-    return machine, configuration
+            return apply_change(configuration, change)
 
 
 @dataclass(frozen=True, slots=True)

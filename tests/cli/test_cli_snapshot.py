@@ -17,11 +17,14 @@ import pytest
 
 import lockd
 from lockd.cli import main
+from lockd.disk.record import LogWrite
 from lockd.disk.snapshot_file import SnapshotHeader, decode_snapshot, encode_snapshot
 from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId, Term
 from lockd.protocol.resp import Reply
-from lockd.raft.entries import Configuration, SnapshotMeta
+from lockd.raft.entries import Configuration, EntryKind, EntryRun, SnapshotMeta
 from tests.client.peer import HANG_UP, Error, Peer
+from tests.disk.memory import SimulatedLog
+from tests.disk.samples import NODE, draw_instance, run
 from tests.locks.test_locks_snapshot import busy_cluster
 from tests.processes import (
     LockdProcess,
@@ -171,6 +174,24 @@ def test_g2_a_clock_before_the_backup_is_refused(snapshot: Lockd, tmp_path: Path
     assert status == 2
     assert "earlier than the backup's" in err
     assert not (tmp_path / "data").exists()
+
+
+def test_what_is_wrong_with_a_directory_is_said_with_its_name(snapshot: Lockd, tmp_path: Path) -> None:
+    """Whatever it is; several lie on the screen of whoever looks for the best survivor."""
+    for entry, status, says in (
+        (run(1, b"no batch"), 1, "entry 1 can't be applied"),
+        (EntryRun(LogIndex(1), (Term(1),), (EntryKind.NOOP,), (b"",)), 2, "its log has no cluster yet"),
+    ):
+        directory = tmp_path / str(status)
+        log = SimulatedLog(NODE, draw_instance)
+        log.submit(LogWrite(1, append=entry))
+        log.sync()
+        directory.mkdir()
+        for name in log.disk.names():
+            (directory / name).write_bytes(log.disk.read(name))
+        ended, _, err = snapshot("save", tmp_path / "f", "--data-dir", directory)
+        assert ended == status, err
+        assert err.startswith(f"lockd snapshot: data directory {directory}: {says}")
 
 
 def test_a_directory_with_a_log_is_not_restored_into(snapshot: Lockd, tmp_path: Path) -> None:

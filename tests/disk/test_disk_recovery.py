@@ -179,7 +179,7 @@ def test_c11_a_newer_format_is_refused_as_such_and_not_as_damage(segments: Segme
     header = bytearray(content[:28])
     struct.pack_into("<H", header, 4, FORMAT_VERSION + 1)
     struct.pack_into("<I", header, 24, crc32(bytes(header[:24]), Place("", 1, 0).crc_seed()))
-    with pytest.raises(DataDirError, match=f"format {FORMAT_VERSION + 1}"):
+    with pytest.raises(DataDirError, match=f"^{name}: written in format {FORMAT_VERSION + 1}"):
         recover([(name, bytes(header) + content[28:])])
 
 

@@ -129,10 +129,17 @@ def test_a_node_that_never_knew_a_cluster_has_nothing_to_save() -> None:
         backup_of(recovered(), taken_unix_s=TAKEN_S)
 
 
-def test_a_log_that_contradicts_itself_is_corrupt_data() -> None:
-    leaves = (EntryKind.CONFIGURATION, encode_change(ConfigurationChange(())))
-    with pytest.raises(CorruptData, match="entry 3"):
-        backup_of(recovered(NOOP, FOUNDING, leaves), taken_unix_s=TAKEN_S)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (EntryKind.CONFIGURATION, encode_change(ConfigurationChange(()))),
+        (EntryKind.CONFIGURATION, b"no change"),
+        (EntryKind.COMMANDS, b"no batch"),
+    ],
+)
+def test_a_log_that_contradicts_itself_is_corrupt_data(entry: Entry) -> None:
+    with pytest.raises(CorruptData, match=r"^entry 3 can't be applied: "):
+        backup_of(recovered(NOOP, FOUNDING, entry), taken_unix_s=TAKEN_S)
 
 
 def test_g2_a_restored_directory_is_of_a_cluster_of_one() -> None:
