@@ -268,5 +268,13 @@ class Wire:
 
     def _arrive(self, receiver: SimNode, life: int, frame: frames.Frame) -> None:
         if life == receiver.life and receiver.running:  # a connection ends with its process
-            arrived = functools.partial(receiver.up.on_frame, self.node.node_id, frame)
-            receiver.now_or_after_pause(arrived)
+            receiver.now_or_after_pause(functools.partial(self._hand_over, receiver, frame))
+
+    def _hand_over(self, receiver: SimNode, frame: frames.Frame) -> None:
+        """Nonsense ends a connection. Of a member none is expected: who was removed may not know it yet."""
+        try:
+            receiver.up.on_frame(self.node.node_id, frame)
+        except frames.FrameError:
+            if self.node.node_id in receiver.up.raft.configuration.members:
+                raise
+            self.world.hang_up(self.node, receiver)

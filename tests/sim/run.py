@@ -99,10 +99,10 @@ def _faulty_phase(world: World) -> None:
         leader = world.leader()
         _break(world, leader if leader is not None and random.random() < 0.5 else _any_node(world))
         world.run(random.uniform(20, 1_500))
-        down = world.down()
-        if len(down) > len(world.nodes) // 2 and random.random() < 0.7:
+        members = world.members()
+        if 2 * sum(node.running for node in members) <= len(members) and random.random() < 0.7:
             world.heal()
-            for node in down:
+            for node in world.down():
                 node.start()
         assert world.schedule.now < end * 20, "the faulty phase never saw enough leaders"
 

@@ -14,6 +14,7 @@ WITH_A_BUG_ONCE = {
     93: "a snapshot hid from a node that a wait of a caller who was gone had come to stand in a queue (G4)",
     116: "a node that was removed while it was cut off kept its clients, who had no cluster then (C5, C8)",
     13: "the operator asked a deposed leader how many voters there are, and took a majority's disks (P3)",
+    10: "after the power of all had failed nobody knew of the newest voter, and an old one was lost (P3)",
     1: "a read between the arrival of a snapshot and the next turn met the state of before it (C6)",
 }
 MET_BY_EACH_RANGE = (

@@ -123,6 +123,11 @@ class World:
         assert receiver.bindings.setdefault(sender.node_id, instance) == instance
         return True
 
+    def hang_up(self, sender: SimNode, receiver: SimNode) -> None:
+        """The receiver ends the connection; the sender may connect again, or be told that it may not."""
+        self.met["connections ended for nonsense"] += 1
+        self._connections.discard(((sender.node_id, sender.life), (receiver.node_id, receiver.life)))
+
     def hang_up_on_removed(self, receiver: SimNode) -> None:
         """End the connections from nodes that `receiver` knows to be removed (`PeerNetwork.set_peers`)."""
         here, removed = (receiver.node_id, receiver.life), receiver.up.machine.removed
