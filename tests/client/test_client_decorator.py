@@ -1,7 +1,10 @@
 """The `locked` decorator: names, injection, signatures, types, and what it refuses."""
 
 import asyncio
+import contextvars
+import functools
 import inspect
+import threading
 import typing
 from collections.abc import Iterator
 from typing import assert_type
@@ -188,6 +191,88 @@ def test_what_cannot_be_decorated_is_refused_at_once() -> None:
 
     with pytest.raises(ValueError, match="can't be cancelled"):
         client.locked("k", on_lost="cancel")(sync)()
+
+
+class Sender:
+    """An object that is called, and whose call is awaited."""
+
+    async def __call__(self, number: int, *, lease: AsyncLease = HELD) -> str:
+        await lease.check(1.0)
+        return f"{number} {lease.lock}"
+
+
+def test_an_object_with_an_async_call_is_awaited_under_the_lock(server: ThreadedListener) -> None:
+    async def main() -> None:
+        with lockd.Client(server.endpoint) as locks:
+            assert await locks.locked("sent:{number}")(Sender())(3) == "3 sent:3"
+            partial = functools.partial(Sender(), 4)
+            assert await locks.locked("partial")(partial)() == "4 partial"
+        async with lockd.AsyncClient(server.endpoint) as tasks:
+            assert await tasks.locked("sent:{number}")(Sender())(5) == "5 sent:5"
+
+    asyncio.run(main())
+
+
+def test_a_plain_function_whose_body_would_run_without_the_lock_is_refused(server: ThreadedListener) -> None:
+    async def body() -> None: ...
+
+    with lockd.Client(server.endpoint) as locks:
+
+        @locks.locked("k")
+        def starts_it() -> typing.Any:
+            return body()
+
+        with pytest.raises(TypeError, match="would run without the lock"):
+            starts_it()
+        assert locks.inspect("k").status == "free"
+
+
+def test_a_lease_that_callers_could_fill_in_by_accident_is_refused() -> None:
+    def before_another(lease: Lease = HELD, user: int = 0) -> None: ...
+    def before_many(lease: Lease = HELD, *users: int) -> None: ...
+    def positional_alone(lease: Lease = HELD, /) -> None: ...
+    def two(*, lease: Lease = HELD, other: Lease = HELD) -> None: ...
+    def last(user: int = 0, lease: Lease = HELD, **more: int) -> None: ...
+
+    with pytest.raises(TypeError, match="'user' would be taken for the lease"):
+        client.locked("k")(before_another)
+    with pytest.raises(TypeError, match="'users' would be taken for the lease"):
+        client.locked("k")(before_many)
+    with pytest.raises(TypeError, match="by keyword"):
+        client.locked("k")(positional_alone)
+    with pytest.raises(TypeError, match="only one parameter"):
+        client.locked("k")(two)
+    assert list(inspect.signature(client.locked("k")(last)).parameters) == ["user", "more"]
+
+
+def test_what_is_no_function_is_refused_by_its_name() -> None:
+    with pytest.raises(TypeError, match="goes above the lock's decorator"):
+        client.locked("k")(classmethod(lambda _: None))  # type: ignore[type-var] # refused
+
+
+def test_the_body_runs_in_its_callers_context_and_thread(server: ThreadedListener) -> None:
+    tenant = contextvars.ContextVar[str]("tenant")
+    with lockd.Client(server.endpoint) as locks:
+
+        @locks.locked("context")
+        def plain() -> tuple[str, int]:
+            found = tenant.get()
+            tenant.set(f"{found}, seen by plain")
+            return found, threading.get_ident()
+
+        @locks.locked("context")
+        async def awaited() -> tuple[str, asyncio.Task[typing.Any] | None]:
+            found = tenant.get()
+            tenant.set(f"{found}, seen by awaited")
+            return found, asyncio.current_task()
+
+        async def main() -> None:
+            tenant.set("acme")
+            assert plain() == ("acme", threading.get_ident())
+            assert await awaited() == ("acme, seen by plain", asyncio.current_task())
+            assert tenant.get() == "acme, seen by plain, seen by awaited"
+
+        asyncio.run(main())
 
 
 def test_names_may_look_into_arguments_and_keyword_arguments(server: ThreadedListener) -> None:
