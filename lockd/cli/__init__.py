@@ -12,6 +12,7 @@ lockd.Client; `run` and `children` keep a child process inside its lease.
 import importlib
 import importlib.metadata
 import json
+import os
 import signal
 import sys
 import traceback
@@ -32,6 +33,11 @@ class _Command(NamedTuple):
     extra: str = ""
     """What `pip install 'lockd[...]'` must have brought."""
 
+    def load(self) -> click.Command:
+        command = getattr(importlib.import_module(self.module), self.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
 
 _COMMANDS = {
     "serve": _Command("lockd.cli.serve", "serve", "Run a node."),
@@ -40,12 +46,19 @@ _COMMANDS = {
     "acquire": _Command("lockd.cli.locks", "acquire", "Take a lock for a time."),
     "renew": _Command("lockd.cli.locks", "renew", "Give a session its full time again."),
     "release": _Command("lockd.cli.locks", "release", "Give a lock back."),
-    "inspect": _Command("lockd.cli.locks", "inspect", "Show who holds a lock."),
-    "ls": _Command("lockd.cli.locks", "ls", "List the locks that are held or waited for."),
+    "inspect": _Command("lockd.cli.looking", "inspect", "Show who holds a lock, and who waits for it."),
+    "validate": _Command("lockd.cli.looking", "validate", "Tell whether a token is still that of its lock."),
+    "ls": _Command("lockd.cli.looking", "ls", "List the locks that are held or waited for."),
+    "break": _Command("lockd.cli.locks", "break_lock", "Take a lock from its holder."),
+    "watch": _Command("lockd.cli.watching", "watch", "Show what happens to locks, as it happens."),
+    "elect": _Command("lockd.cli.elect", "elect", "Stand for election, and lead."),
+    "observe": _Command("lockd.cli.watching", "observe", "Show who leads an election, as it changes."),
+    "sessions": _Command("lockd.cli.looking", "sessions", "List the sessions that live."),
     "status": _Command("lockd.cli.status", "status", "Show the cluster and its nodes."),
     "members": _Command("lockd.cli.members", "members", "List, add, promote and remove the cluster's nodes."),
     "snapshot": _Command("lockd.cli.snapshot", "snapshot", "Save, restore and look at the cluster's state."),
     "log": _Command("lockd.cli.log", "log", "Look into a node's log on disk."),
+    "bench": _Command("lockd.cli.bench", "bench", "Measure how fast locks are granted and released."),
     "hash-password": _Command("lockd.cli.passwords", "hash_password", "Hash a password for --auth-file."),
 }
 
@@ -58,11 +71,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         entry = _COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        command = getattr(importlib.import_module(entry.module), entry.attribute)
-        assert isinstance(command, click.Command)
-        return command
+        return None if entry is None else entry.load()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -89,6 +98,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return ExitStatus.USAGE
     except click.Abort:
         return ExitStatus.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough: `lockd watch | head`. Nor can what is left be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.SIGNALLED + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - the boundary: a person or a script reads one line
         return _report(error, given)
     return int(status or ExitStatus.DONE)
@@ -106,12 +119,29 @@ def _report(error: Exception, given: Sequence[str]) -> ExitStatus:
     if isinstance(error, ModuleNotFoundError) and command and (extra := _COMMANDS[command].extra):
         status = ExitStatus.USAGE
         message = f"{error.name} is not installed: pip install 'lockd[{extra}]'"
-    if "--json" in given[: given.index("--") if "--" in given else None]:
+    if "--json" in _our_arguments(given, command):
         document = {"error": type(error).__name__, "message": message, "exit_status": int(status)}
         click.echo(json.dumps(document | facts_of(error)), err=True)
     else:
         click.echo(f"{f'lockd {command}'.rstrip()}: {message}", err=True)
     return status
+
+
+def _our_arguments(given: Sequence[str], command: str) -> Sequence[str]:
+    """Without those of the command that `run` or `elect` has behind its own, with -- or without."""
+    ours = given[: given.index("--") if "--" in given else None]
+    if command != "run":
+        return ours
+    taking_values = {
+        name
+        for option in _COMMANDS[command].load().params
+        if isinstance(option, click.Option) and not option.is_flag
+        for name in option.opts
+    }
+    at = 1
+    while at < len(ours) and ours[at].startswith("-"):
+        at += 2 if ours[at] in taking_values else 1
+    return ours[:at]
 
 
 def _text_of(error: Exception, command: str) -> str:

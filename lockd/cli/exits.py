@@ -60,6 +60,7 @@ _STATUSES: Final[tuple[tuple[type[Exception], ExitStatus], ...]] = (
 )
 """The first row that fits counts."""
 
+_WITH_CHILD: Final = frozenset({"run", "elect"})
 _OF_RUN: Final[Mapping[ExitStatus, ExitStatus]] = {
     ExitStatus.NOT_OBTAINED: ExitStatus.RUN_NOT_OBTAINED,
     ExitStatus.UNAVAILABLE: ExitStatus.RUN_UNAVAILABLE,
@@ -97,7 +98,7 @@ def status_of(error: Exception, *, command: str) -> ExitStatus:
         return ExitStatus.NOT_OBTAINED
     for kind, status in _STATUSES:
         if isinstance(error, kind):
-            return _OF_RUN.get(status, status) if command == "run" else status
+            return _OF_RUN.get(status, status) if command in _WITH_CHILD else status
     return ExitStatus.INTERNAL
 
 

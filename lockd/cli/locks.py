@@ -1,4 +1,4 @@
-"""`lockd acquire, renew, release, inspect, ls`: locks from a script or by hand.
+"""`lockd acquire, renew, release, break`: locks from a script or by hand.
 
 `acquire` takes a lock in a session of its own, which outlives the command: whoever has the
 session's id renews or releases it.
@@ -9,10 +9,22 @@ from typing import Any
 
 import click
 
-from lockd.cli.options import Access, Duration, LockName, as_json, with_access, with_meta
-from lockd.cli.output import duration, lock_document, show_facts, show_json, show_table
+from lockd.cli.exits import ExitStatus
+from lockd.cli.options import (
+    Access,
+    Duration,
+    LockName,
+    as_json,
+    with_access,
+    with_max_hold,
+    with_meta,
+    with_shared,
+)
+from lockd.cli.output import duration, show_facts, show_json
 from lockd.client import queries
-from lockd.client.inspection import LockInfo
+from lockd.client.demand import LockMode
+from lockd.client.queries import GrantReply
+from lockd.client.sync import Client
 from lockd.errors import NotHeld
 from lockd.ids import TOKEN_MAX
 
@@ -26,6 +38,19 @@ from lockd.ids import TOKEN_MAX
     default="0",
     show_default=True,
     help="How long to stand in the queue; or `forever`.",
+)
+@with_shared
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Of a semaphore of N units; no fence then."
+)
+@click.option(
+    "--weight", type=click.IntRange(min=1), metavar="N", help="Units of --limit to take.  [default: 1]"
+)
+@with_max_hold
+@click.option(
+    "--delay",
+    type=Duration(),
+    help="For how long nobody gets it when this grant ends otherwise than by a release.",
 )
 @with_meta
 @click.option(
@@ -41,46 +66,60 @@ def acquire(
     access: Access,
     name: str,
     ttl: float,
-    wait: float | None,
-    meta: dict[str, Any] | None,
     request: uuid.UUID | None,
     as_json: bool,
+    weight: int | None,
+    **asked: Any,
 ) -> None:
     """Take the lock NAME for a time, and print its token, fence and session.
 
     The session's id is what it takes to renew or release the lock: keep it to yourself. Exits with
     1 when the lock was not obtained, 3 when the cluster did not answer.
     """
+    if weight is not None and asked["limit"] is None:
+        raise click.UsageError("--weight is a share of --limit")
     with access.client() as client:
-        grant = client.acquire_ttl(
-            name, ttl=ttl, wait=wait, meta=meta, request=str(request) if request else None
-        )
+        try:
+            grant = client.acquire_ttl(
+                name, ttl=ttl, request=str(request) if request else None, weight=weight or 1, **asked
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
     if as_json:
         show_json(grant)
     else:
-        show_facts(
-            {
-                "lock": grant.lock,
-                "token": grant.token,
-                "fence": grant.fence,
-                "session": grant.session,
-                "ttl": duration(grant.ttl_ms),
-            }
-        )
+        _show(grant)
+
+
+def _show(grant: GrantReply) -> None:
+    facts: dict[str, object] = {"lock": grant.lock, "token": grant.token}
+    if grant.mode == LockMode.SEMAPHORE:
+        facts["units"] = f"{grant.weight} of {grant.limit}"
+    else:
+        facts["fence"] = grant.fence
+    show_facts(facts | {"session": grant.session, "ttl": duration(grant.ttl_ms)})
 
 
 @click.command()
 @click.argument("session")
 @as_json
 @with_access
-def renew(*, access: Access, session: str, as_json: bool) -> None:
-    """Give SESSION its full time again. Exits with 4 when it is over."""
+def renew(*, access: Access, session: str, as_json: bool) -> ExitStatus:
+    """Give SESSION its full time again, and tell which of its grants were taken from it.
+
+    Exits with 4 when the session is over, or when it has lost a grant by `lockd break` or by
+    --max-hold: stop that work, then release it, and the next holder need not wait for the TTL.
+    """
     with access.client() as client:
         renewal = client.ask(queries.keepalive(session))
     if as_json:
-        show_json({"session": session, "ttl_ms": renewal.ttl_ms})
+        ended = [{"lock": each.lock, "token": each.token, "reason": each.reason} for each in renewal.ended]
+        show_json({"session": session, "ttl_ms": renewal.ttl_ms, "ended": ended})
     else:
         click.echo(f"renewed for {duration(renewal.ttl_ms)}")
+        for each in renewal.ended:
+            click.echo(f"ended  {each.lock}  token {each.token}  {each.reason}")
+    return ExitStatus.LEASE_LOST if renewal.ended else ExitStatus.DONE
 
 
 @click.command()
@@ -100,44 +139,44 @@ def release(*, access: Access, name: str, token: int, session: str, as_json: boo
         click.echo(f"released {name}")
 
 
-@click.command()
+@click.command("break")
 @click.argument("name", type=LockName())
+@click.option("--reason", required=True, metavar="TEXT", help="What its holder and the log are told.")
+@click.option(
+    "--token",
+    type=click.IntRange(1, TOKEN_MAX),
+    help="Which grant.  [default: the one that holds the lock now, if there is only one]",
+)
+@click.option(
+    "--now",
+    is_flag=True,
+    help="Pass the lock on at once, though its holder may trust its lease: two may work under it then.",
+)
 @as_json
 @with_access
-def inspect(*, access: Access, name: str, as_json: bool) -> None:
-    """Show who holds the lock NAME and how many wait."""
-    with access.client() as client:
-        lock = client.inspect(name)
-    if as_json:
-        show_json(lock_document(lock))
-        return
-    show_facts({"lock": lock.lock, "status": lock.status, "waiting": lock.queue_length})
-    for holder in lock.holders:
-        facts: dict[str, object] = {
-            "session": f"{holder.session} {holder.name}".rstrip(),
-            "owner": holder.owner,
-            "token": holder.token,
-            "held": duration(holder.held_ms),
-            "meta": holder.meta,
-        }
-        show_facts({name: value for name, value in facts.items() if value != ""})
+def break_lock(
+    *, access: Access, name: str, reason: str, token: int | None, now: bool, as_json: bool
+) -> None:
+    """Take the lock NAME from its holder. Needs the role `break` where there are users.
 
-
-@click.command()
-@click.argument("prefix", default="")
-@as_json
-@with_access
-def ls(*, access: Access, prefix: str, as_json: bool) -> None:
-    """List the locks that are held or waited for, or those whose names begin with PREFIX."""
+    The holder is told. The lock is passed on once it has stopped, once its session has ended, or a TTL
+    later. Exits with 4 when that grant was not held.
+    """
     with access.client() as client:
-        locks = client.locks(prefix)
+        if token is None:
+            token = _only_holder(client, name)
+        if not client.break_lock(name, token, reason=reason, now=now):
+            raise NotHeld(f"{name!r} is not held with token {token}")
     if as_json:
-        show_json([lock_document(lock) for lock in locks])
+        show_json({"lock": name, "token": token, "broken": True, "now": now})
     else:
-        show_table(("LOCK", "TOKEN", "HELD", "WAITING", "HOLDER"), map(_row, locks))
+        click.echo(f"broke {name}, token {token}")
 
 
-def _row(lock: LockInfo) -> tuple[object, ...]:
-    holders = ", ".join(f"{holder.session} {holder.name}".rstrip() for holder in lock.holders)
-    held = duration(lock.held_ms) if lock.holders else "-"
-    return lock.lock, lock.granted_last or "-", held, lock.queue_length, holders or "-"
+def _only_holder(client: Client, name: str) -> int:
+    tokens = [holder.token for holder in client.inspect(name).holders]
+    if not tokens:
+        raise NotHeld(f"{name!r} is not held")
+    if len(tokens) > 1:
+        raise click.UsageError(f"several hold {name!r}: give --token, one of {', '.join(map(str, tokens))}")
+    return tokens[0]

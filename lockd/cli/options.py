@@ -14,10 +14,12 @@ from typing import Any, Final, TypeVar, cast
 import click
 
 from lockd.cli.exits import RefusedError
+from lockd.client.aio import AsyncClient
 from lockd.client.options import DEFAULT_ENDPOINTS, ENDPOINTS_VARIABLE
 from lockd.client.sync import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", Client, AsyncClient)
 
 USER_VARIABLE: Final = "LOCKD_USER"
 PASSWORD_VARIABLE: Final = "LOCKD_PASSWORD"  # noqa: S105 - its name, not what is in it
@@ -100,6 +102,13 @@ class Access:
 
     def client(self, *, ttl: float = PATIENCE_SECONDS, name: str = "") -> Client:
         """A client, which connects at its first use. `ttl` in seconds is also its patience."""
+        return self._made(Client, ttl=ttl, name=name)
+
+    def async_client(self, *, ttl: float = PATIENCE_SECONDS, name: str = "") -> AsyncClient:
+        """The same for asyncio."""
+        return self._made(AsyncClient, ttl=ttl, name=name)
+
+    def _made(self, kind: type[C], *, ttl: float, name: str) -> C:
         tls: bool | ssl.SSLContext = False
         if self.tls_ca is not None:
             try:
@@ -108,7 +117,7 @@ class Access:
                 raise RefusedError(f"--tls-ca {self.tls_ca}: {error}") from error
         auth = (self.user, self.password) if self.user else None
         try:
-            return Client(self.endpoints, ttl=ttl, name=name, tls=tls, auth=auth)
+            return kind(self.endpoints, ttl=ttl, name=name, tls=tls, auth=auth)
         except ValueError as error:
             raise RefusedError(str(error)) from error
 
@@ -129,6 +138,10 @@ def with_access(command: F) -> F:
 
 with_meta = click.option(
     "--meta", type=JsonObject(), metavar="JSON", help="What others see while it is held: an object."
+)
+with_shared = click.option("--shared", is_flag=True, help="Share it with others who do: readers, say.")
+with_max_hold = click.option(
+    "--max-hold", type=Duration(), help="Have the cluster take it back after so long, however it is renewed."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document.")
 

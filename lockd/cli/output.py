@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from lockd.client.inspection import LockInfo
+from lockd.client.inspection import HolderInfo, LockInfo, QueueInfo, WaiterInfo, parsed
 
 
 def show_json(document: Any) -> None:
@@ -53,9 +53,20 @@ def role_of(member: Mapping[str, Any], *, leader: int) -> str:
     return "learner, will vote" if member["wants_vote"] else "learner"
 
 
+def party(of: HolderInfo | WaiterInfo) -> str:
+    """Who holds or waits: the session's public number and name."""
+    return f"{of.session} {of.name}".rstrip()
+
+
+def queue_document(queue: QueueInfo) -> dict[str, Any]:
+    """A lock's queue for --json."""
+    waiters = [msgspec.to_builtins(waiter) | {"meta": parsed(waiter.meta)} for waiter in queue.waiters]
+    return {"waiters": waiters}
+
+
 def lock_document(lock: LockInfo) -> dict[str, Any]:
     """A lock for --json; metadata is embedded as the JSON that it is."""
     document: dict[str, Any] = msgspec.to_builtins(lock)
     for holder in document["holders"]:
-        holder["meta"] = json.loads(holder["meta"]) if holder["meta"] else None
+        holder["meta"] = parsed(holder["meta"])
     return document

@@ -17,17 +17,28 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from lockd.cli.children import ChildGroup, Terminal
 from lockd.cli.exits import ExitStatus
 from lockd.cli.guard import Guard
-from lockd.cli.options import Access, Duration, LockName, as_json, with_access, with_meta
+from lockd.cli.options import (
+    Access,
+    Duration,
+    LockName,
+    as_json,
+    with_access,
+    with_max_hold,
+    with_meta,
+    with_shared,
+)
+from lockd.cli.signals import Interrupted, Signals
+from lockd.client.sync import Client
 from lockd.client.threads import Lease
-from lockd.errors import LeaseLost
+from lockd.errors import LeaseLost, LockTimeout
 
 WARNING_SHARE: Final = 0.2
 """Share of the TTL between TERM and KILL when the lease runs out."""
@@ -39,7 +50,6 @@ LEFTOVER_SECONDS: Final = 5.0
 
 _LOOK_SECONDS: Final = 0.25
 """The lease is looked at this often: its clock counts suspend, and timers do not (K1)."""
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +78,6 @@ _Event = _Ended | _Stopped | _Signalled | _Lost
 _Events = queue.SimpleQueue[_Event]  # its put() may be called from a signal handler
 
 
-class _InterruptedError(BaseException):
-    """A signal came before the command was started."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--lock", "name", type=LockName(), required=True, metavar="NAME", help="The lock to hold.")
 @click.option(
@@ -91,16 +94,29 @@ class _InterruptedError(BaseException):
     show_default=True,
     help="How long to stand in the queue; 0 to try once.",
 )
+@click.option(
+    "--on-busy",
+    type=click.Choice(["fail", "skip"]),
+    help="When the lock was not obtained: fail with 121, or skip the command and exit with 0. Without "
+    "--wait it tries once, then.  [default: fail]",
+)
+@with_shared
+@with_max_hold
 @with_meta
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @as_json
 @with_access
+@click.pass_context
 def run(
+    context: click.Context,
     *,
     access: Access,
     name: str,
     ttl: float,
     wait: float | None,
+    on_busy: str | None,
+    shared: bool,
+    max_hold: float | None,
     meta: dict[str, Any] | None,
     command: tuple[str, ...],
     as_json: bool,  # noqa: ARG001 - errors are reported by it; standard output is the command's
@@ -111,21 +127,56 @@ def run(
     Signals are passed on to it. Its exit status is passed on, 128+n when signal n ended it. Of its
     own, `run` exits with 121 when the lock was not obtained, 122 when the cluster did not answer,
     123 when the lease was lost and the command had to be stopped; 126 and 127 are as in a shell.
+
+    When `run` itself is paused or killed, a process that it left on guard ends the command in time. A
+    machine that was paused can't be helped like that: what protects then is the token, so let the
+    command present LOCKD_FENCE to the storage that it writes to.
+
+    What follows COMMAND is the command's, also what looks like an option of ours.
     """
+    if on_busy is not None and context.get_parameter_source("wait") is ParameterSource.DEFAULT:
+        wait = 0.0
+
+    def obtain(client: Client) -> Lease:
+        return client.acquire(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold)
+
+    try:
+        return run_under(access, ttl=ttl, command=command, obtain=obtain)
+    except LockTimeout:
+        if on_busy == "skip":
+            return ExitStatus.DONE
+        raise
+
+
+def run_under(
+    access: Access, *, ttl: float, command: tuple[str, ...], obtain: Callable[[Client], Lease]
+) -> int:
+    """Run a command under the lease that `obtain` waits for. Returns its status, once all of it is gone.
+
+    Raises LeaseLost when the lease was lost, and what `obtain` raises. No thread may have been
+    started yet.
+    """
+    # Ignored, as some parents leave it, the kernel would keep the child's status from us.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     events = _Events()
     try:
         with (
             ChildGroup(command) as child,
             Guard(child) as guard,
-            _Signals() as signals,
-            access.client(ttl=ttl, name=f"{socket.gethostname()}:{os.getpid()}") as client,
+            Signals() as signals,
+            access.client(ttl=ttl, name=client_name()) as client,
         ):
-            lease = client.acquire(name, wait=wait, meta=meta)
+            lease = obtain(client)
             signals.deliver = lambda number: events.put(_Signalled(number))
             lease.on_lost(lambda: events.put(_Lost()))
             return _Supervision(child, guard, lease, events).until_gone()
-    except _InterruptedError as interrupted:
+    except Interrupted as interrupted:
         return ExitStatus.SIGNALLED + interrupted.number
+
+
+def client_name() -> str:
+    """What others see of this command where it holds or waits."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _environment(lease: Lease) -> dict[str, str]:
@@ -194,31 +245,3 @@ def _next(events: _Events, *, timeout: float) -> _Event | None:
         return events.get(timeout=timeout)
     except queue.Empty:
         return None
-
-
-class _Signals:
-    """Catches the signals that would end this process, but for those that are ignored (nohup).
-
-    Until `deliver` is set they raise _InterruptedError, which ends a wait for the lock.
-    """
-
-    def __init__(self) -> None:
-        self.deliver: Callable[[int], None] = self._interrupt
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "_Signals":
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self.deliver(number)
-
-    @staticmethod
-    def _interrupt(number: int) -> None:
-        raise _InterruptedError(number)

@@ -277,10 +277,21 @@ class AsyncClient:
         shared: bool = False,
         max_hold: float | None = None,
         delay: float | None = None,
+        limit: int | None = None,
+        weight: int = 1,
         request: str | None = None,
     ) -> GrantReply:
         """See `lockd.Client.acquire_ttl`."""
-        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
+        demand = Demand.of_either(
+            name,
+            wait=wait,
+            meta=meta,
+            shared=shared,
+            max_hold=max_hold,
+            delay=delay,
+            limit=limit,
+            weight=weight,
+        )
         engine = self._caller().engine
         return await engine.acquire_private(demand, ttl=ttl, request=request or str(uuid.uuid4()))
 

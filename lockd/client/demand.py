@@ -100,6 +100,26 @@ class Demand:
             max_hold=_checked_span("max_hold", max_hold),
         )
 
+    @classmethod
+    def of_either(
+        cls,
+        name: str,
+        *,
+        wait: float | None,
+        meta: Mapping[str, Any] | None,
+        shared: bool,
+        max_hold: float | None,
+        delay: float | None,
+        limit: int | None,
+        weight: int,
+    ) -> Self:
+        """A lock, or with a limit a semaphore."""
+        if limit is None:
+            return cls.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
+        if shared or delay is not None:
+            raise ValueError("a semaphore is not shared, and has no delay")
+        return cls.of_semaphore(name, limit=limit, weight=weight, wait=wait, meta=meta, max_hold=max_hold)
+
     @property
     def lock(self) -> str:
         """The lock's name; of several the first."""

@@ -306,14 +306,26 @@ class Client:
         shared: bool = False,
         max_hold: float | None = None,
         delay: float | None = None,
+        limit: int | None = None,
+        weight: int = 1,
         request: str | None = None,
     ) -> GrantReply:
         """Hold a lock in a session of its own, which nobody renews but `queries.keepalive(session)`.
 
-        For scripts, whose processes end before the lease does. `request` is a UUID: the same one
+        For scripts, whose processes end before the lease does. With `limit` it is `weight` units of
+        a semaphore. `request` is a UUID: the same one
         again finds the same grant. Raises as entering `lock` does.
         """
-        demand = Demand.of_lock(name, wait=wait, meta=meta, shared=shared, max_hold=max_hold, delay=delay)
+        demand = Demand.of_either(
+            name,
+            wait=wait,
+            meta=meta,
+            shared=shared,
+            max_hold=max_hold,
+            delay=delay,
+            limit=limit,
+            weight=weight,
+        )
         runtime = self._started()
         request = request or str(uuid.uuid4())
         return runtime.run(runtime.engine.acquire_private(demand, ttl=ttl, request=request))

@@ -5,12 +5,11 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lockd.cli import main
 from lockd.server.auth import hash_password
+from tests.cli.commands import Lockd, running
 from tests.processes import (
     PATIENCE_S,
     LockdProcess,
@@ -32,28 +31,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LockdProcess]:
         yield started
 
 
-class Lockd:
-    """The command line in this process, against one node."""
-
-    def __init__(self, node: LockdProcess, capsys: pytest.CaptureFixture[str]) -> None:
-        self._node = node
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit status, standard output, standard error."""
-        command, *rest = arguments
-        status = main([command, "--endpoints", self._node.endpoint, *rest])
-        shown = self._capsys.readouterr()
-        assert "Traceback" not in shown.err
-        return status, shown.out, shown.err
-
-    def json(self, *arguments: str, status: int = 0) -> Any:
-        """The one document on standard output, or on standard error when the status says so."""
-        found, out, err = self(*arguments, "--json")
-        assert found == status, err
-        return json.loads(err if status else out)
-
-
 @pytest.fixture
 def lockd(node: LockdProcess, capsys: pytest.CaptureFixture[str]) -> Lockd:
     return Lockd(node, capsys)
@@ -64,7 +41,7 @@ def test_acquire_renew_release(lockd: Lockd) -> None:
     assert grant["ttl_ms"] == 20_000
     assert grant["fence"].endswith(f"/{grant['token']}")
     session, token = grant["session"], str(grant["token"])
-    assert lockd.json("renew", session) == {"session": session, "ttl_ms": 20_000}
+    assert lockd.json("renew", session) == {"session": session, "ttl_ms": 20_000, "ended": []}
     assert lockd("release", "way", token, "--session", session) == (0, "released way\n", "")
     status, out, err = lockd("release", "way", token, "--session", session)
     assert (status, out) == (4, "")
@@ -130,9 +107,106 @@ def test_inspect_and_ls_show_holders(lockd: Lockd) -> None:
     assert f"token    {grant['token']}" in shown
     _, listed, _ = lockd("ls", "shown:")
     header, row = listed.splitlines()
-    assert header.split() == ["LOCK", "TOKEN", "HELD", "WAITING", "HOLDER"]
-    assert row.split()[:2] == ["shown:1", str(grant["token"])]
+    assert header.split() == ["LOCK", "MODE", "TOKEN", "HELD", "WAITING", "HOLDER"]
+    assert row.split()[:3] == ["shown:1", "exclusive", str(grant["token"])]
     assert grant["session"] not in shown + listed
+
+
+def test_a_queue_is_shown_in_its_order(lockd: Lockd, node: LockdProcess) -> None:
+    node.ask("LOCK.ACQUIRE", "queued", "TTL", 60_000)
+    assert lockd.json("inspect", "queued", "--queue")["waiters"] == []
+    with running(node, "acquire", "queued", "--ttl=9s", "--wait=forever", "--meta", '{"job": 1}'):
+        eventually(lambda: node.ask("LOCK.INSPECT", "queued")["queue_length"] == 1, "it waits")
+        (waiter,) = lockd.json("inspect", "queued", "--queue")["waiters"]
+        assert (waiter["position"], waiter["mode"], waiter["meta"]) == (0, "exclusive", {"job": 1})
+        _, shown, _ = lockd("inspect", "queued", "--queue")
+        header, row = shown.splitlines()[-2:]
+        assert header.split() == ["POSITION", "SESSION", "OWNER", "MODE", "WEIGHT", "WAITING", "META"]
+        assert row.split()[:2] == ["0", str(waiter["session"])]
+        assert lockd.json("ls", "queued")[0]["queue_length"] == 1
+
+
+def test_locks_are_shared_and_semaphores_have_units(lockd: Lockd) -> None:
+    first = lockd.json("acquire", "read", "--ttl", "20s", "--shared")
+    assert lockd.json("acquire", "read", "--ttl", "20s", "--shared")["token"] > first["token"]
+    assert lockd("acquire", "read", "--ttl", "20s")[0] == 1
+    status, shown, _ = lockd("acquire", "pool", "--ttl", "20s", "--limit", "3", "--weight", "2")
+    assert status == 0
+    assert "2 of 3" in shown
+    assert "fence" not in shown, "a semaphore's grants fence nothing"
+    assert lockd("acquire", "pool", "--ttl", "20s", "--limit", "3", "--weight", "2")[0] == 1
+    mismatch = lockd.json("acquire", "pool", "--ttl", "20s", "--limit", "4", status=2)
+    assert mismatch["error"] == "LimitMismatch"
+    assert "used     2 of 3" in lockd("inspect", "pool")[1]
+    assert "semaphore 2/3" in lockd("ls", "pool")[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--weight", "2"], ["--limit", "2", "--weight", "3"], ["--limit", "2", "--shared"]),
+        *(["--shared", "--delay", "1s"], ["--max-hold", "0"], ["--limit", "0"]),
+    ],
+)
+def test_what_cannot_be_asked_for_is_status_2(lockd: Lockd, options: list[str]) -> None:
+    status, _, said = lockd("acquire", "odd", "--ttl", "20s", *options)
+    assert status == 2
+    assert "unexpected" not in said
+
+
+def test_a_broken_lock_is_told_to_its_holder_and_passed_on_when_it_has_stopped(lockd: Lockd) -> None:
+    """SAFETY P1, K7: over what scripts have, `renew` and `release`."""
+    grant = lockd.json("acquire", "stuck", "--ttl", "20s")
+    session, token = grant["session"], str(grant["token"])
+    broken = lockd.json("break", "stuck", "--reason", "it hangs")
+    assert broken == {"lock": "stuck", "token": grant["token"], "broken": True, "now": False}
+    assert lockd("acquire", "stuck", "--ttl", "20s")[0] == 1, "its holder may still work"
+    assert "broken: it hangs" in lockd("inspect", "stuck")[1]
+    renewal = lockd.json("renew", session, status=4)
+    (ended,) = renewal["ended"]
+    assert (ended["lock"], ended["token"]) == ("stuck", grant["token"])
+    assert "it hangs" in ended["reason"]
+    assert "ended  stuck" in lockd("renew", session)[1]
+    lockd("release", "stuck", token, "--session", session)
+    assert lockd("acquire", "stuck", "--ttl", "20s")[0] == 0
+
+
+def test_a_lock_is_broken_at_once_only_when_that_is_asked_for(lockd: Lockd) -> None:
+    grant = lockd.json("acquire", "torn", "--ttl", "20s")
+    lockd.json("break", "torn", "--token", str(grant["token"]), "--reason", "now", "--now")
+    assert lockd("acquire", "torn", "--ttl", "20s")[0] == 0
+
+
+def test_breaking_needs_a_grant_that_is_held(lockd: Lockd) -> None:
+    assert lockd("break", "nobody's", "--reason", "x")[0] == 4
+    assert lockd("break", "nobody's", "--reason", "x", "--token", "7")[0] == 4
+    assert lockd("break", "nobody's")[0] == 2
+    tokens = [lockd.json("acquire", "many", "--ttl", "20s", "--shared")["token"] for _ in range(2)]
+    status, _, said = lockd("break", "many", "--reason", "x")
+    assert status == 2
+    assert all(str(token) in said for token in tokens)
+
+
+def test_a_token_is_validated_with_an_exit_status(lockd: Lockd) -> None:
+    first = lockd.json("acquire", "valid", "--ttl", "20s")
+    token = str(first["token"])
+    assert lockd("validate", "valid", token) == (0, "current\n", "")
+    lockd("release", "valid", token, "--session", first["session"])
+    assert lockd("validate", "valid", token) == (4, "free\n", "")
+    lockd.json("acquire", "valid", "--ttl", "20s")
+    document = {"lock": "valid", "token": first["token"], "status": "superseded"}
+    assert lockd.json("validate", "valid", token, status=4) == document
+
+
+def test_sessions_are_listed_by_public_numbers(lockd: Lockd, node: LockdProcess) -> None:
+    opened = node.ask("SESSION.OPEN", 20_000, "NAME", "listed", "META", '{"on":"host"}')
+    node.ask("LOCK.ACQUIRE", "of a session", "SESSION", opened["session"])
+    (found,) = [session for session in lockd.json("sessions") if session["name"] == "listed"]
+    assert (found["held"], found["waiting"], found["meta"]) == (1, 0, {"on": "host"})
+    assert found["private"] is False
+    _, shown, _ = lockd("sessions")
+    assert opened["session"] not in shown
+    assert "listed" in shown
 
 
 def test_no_node_is_status_3() -> None:
