@@ -448,7 +448,7 @@ class Driver:
                 if self.raft.role is Role.LEADER and term == self.raft.term:
                     self._leading.begin()
                     if not self.machine.cluster:
-                        self._decide(CreateCluster(*self._ports.draw_cluster()))
+                        self._proposals.found(Asked(CreateCluster(*self._ports.draw_cluster())))
         if run:
             self._reads.on_applied(run.last)
 

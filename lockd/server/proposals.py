@@ -125,6 +125,10 @@ class Proposals:
         """As the leader, have a decision of this term applied; it is dropped with the leadership."""
         self._queue.append(self.begin(asked, on_outcome))
 
+    def found(self, asked: Asked) -> None:
+        """As the first leader, name the cluster, before all that has queued up: a grant names it (C8)."""
+        self._queue.appendleft(self.begin(asked, lambda _: None))
+
     def begin(self, asked: Asked, on_outcome: Callback) -> Command:
         """Open a call of the leader's own, for a command that it puts into the log itself."""
         command = self._open(asked, on_outcome)
