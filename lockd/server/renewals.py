@@ -7,8 +7,6 @@ it arrived, and that has applied what was committed by then, all in one term.
 from collections.abc import Callable
 from typing import Protocol
 
-from msgspec import structs
-
 from lockd.ids import LogIndex, SessionId
 from lockd.locks.commands import ClearSilent, Operation, Outcome, Refused, SessionOpened
 from lockd.locks.leases import RenewalVerdict
@@ -71,22 +69,13 @@ class Renewals:
     def _answer(self, leadership: Leadership, view: SessionView, answer: Answer) -> None:
         match leadership.book.renew(view.id, leadership.clock_ms):
             case RenewalVerdict.RENEWED:
-                answer(self._with_notices(SessionOpened(view.id, view.ttl_ms)))
+                # What was taken from it is told by the leader that answers: a node that passes the answer
+                # on may not have applied it yet, and its client would go on trusting the lease (K7, P1).
+                answer(SessionOpened(view.id, view.ttl_ms, self._machine().notices(view.id)))
             case RenewalVerdict.RENEWED_MARKED:
                 # The log says it was silent: take that back first, or the next leader cuts its TTL (T2).
-                self._decide(
-                    ClearSilent(),
-                    session=view.id,
-                    on_outcome=lambda outcome: answer(self._with_notices(outcome)),
-                )
+                self._decide(ClearSilent(), session=view.id, on_outcome=answer)
             case RenewalVerdict.EXPIRING:
                 answer(None)  # asked again until the choice is applied, or void with this leadership
             case RenewalVerdict.UNKNOWN:
                 answer(Refused("NOSESSION", "its lease has not begun: its request still waits"))
-
-    def _with_notices(self, outcome: Outcome) -> Outcome:
-        """The session learns what was taken from it of the leader that answers, for a node that passes
-        the answer on may not have applied it yet: its client would go on trusting the lease (K7, P1)."""
-        if not isinstance(outcome, SessionOpened):
-            return outcome
-        return structs.replace(outcome, ended=self._machine().notices(SessionId(outcome.session)))

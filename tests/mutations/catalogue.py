@@ -15,10 +15,12 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 RULES = (
     *(f"P{n}" for n in range(1, 4)),
+    "P6",
     *(f"C{n}" for n in range(1, 12)),
     *(f"D{n}" for n in range(1, 5)),
     *(f"T{n}" for n in range(1, 5)),
     *(f"G{n}" for n in range(1, 8)),
+    "K7",
 )
 """The rules of SAFETY.md that consensus, disk and lock state keep: each has a mutation or a reason."""
 

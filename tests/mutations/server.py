@@ -14,6 +14,8 @@ _OUTCOMES = "tests/server/test_server_driver_outcomes.py"
 _PEERS = "tests/server/test_server_peers.py"
 _READS = "tests/server/test_server_driver_reads.py"
 _RENEWALS = "tests/server/test_server_driver_renewals.py"
+_REVOKING = "tests/server/test_server_driver_revoking.py"
+_WATCHING = "tests/server/test_server_watching.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -55,9 +57,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         "a renewal of a marked session is answered at once",
         "T2",
         "lockd/server/renewals.py",
-        "                    on_outcome=lambda outcome: answer(self._with_notices(outcome)),\n"
-        "                )\n",
-        "                )\n                answer(SessionOpened(view.id, view.ttl_ms))\n",
+        "                self._decide(ClearSilent(), session=view.id, on_outcome=answer)\n",
+        "                self._decide(ClearSilent(), session=view.id)\n"
+        "                answer(SessionOpened(view.id, view.ttl_ms))\n",
         (f"{_RENEWALS}::test_t2_a_renewal_of_a_marked_session_is_answered_once_the_clearing_is_applied",),
     ),
     Mutation(
@@ -345,5 +347,53 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if isinstance(message, InstallSnapshot):  #",
         "        if False:  #",
         (f"{_OUTCOMES}::test_c9_a_snapshot_without_its_file_is_nonsense",),
+    ),
+    Mutation(
+        "a keepalive is answered without the notices of what was taken",
+        "K7",
+        "lockd/server/renewals.py",
+        "                answer(SessionOpened(view.id, view.ttl_ms, self._machine().notices(view.id)))\n",
+        "                answer(SessionOpened(view.id, view.ttl_ms))\n",
+        (f"{_REVOKING}::test_k7_every_keepalive_tells_it_until_it_is_acknowledged",),
+    ),
+    Mutation(
+        "a grant that was taken is never passed on by its TTL",
+        "P1",
+        "lockd/server/leadership.py",
+        "            yield FreeRevoked(freed)\n",
+        "            pass\n",
+        (f"{_REVOKING}::test_p1_a_taken_lock_is_passed_on_when_the_ttl_has_run_since",),
+    ),
+    Mutation(
+        "a new leader knows nothing of the grants that were taken before it",
+        "P1",
+        "lockd/server/leadership.py",
+        "machine.lease_sessions(), machine.revoked())\n",
+        "machine.lease_sessions())\n",
+        (f"{_REVOKING}::test_p1_a_new_leader_counts_the_ttl_anew",),
+    ),
+    Mutation(
+        "a watch goes on over a snapshot that hides events",
+        "C9",
+        "lockd/server/history.py",
+        "            told(seen)\n",
+        "            pass\n",
+        (f"{_WATCHING}::test_a_snapshot_ends_the_watches_that_have_missed_something",),
+    ),
+    Mutation(
+        "events of before a snapshot are kept, as if those in between were",
+        "C9",
+        "lockd/server/history.py",
+        "        self._events.clear()\n",
+        "",
+        (_WATCHING,),
+    ),
+    Mutation(
+        "a watch that is behind is told of the newest first",
+        "P6",
+        "lockd/server/watching.py",
+        "                    self._fall_behind(watch, event.revision - 1)\n",
+        "                    watch.client.wants_room = True\n",
+        (_WATCHING,),
     ),
 )
