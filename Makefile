@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check conformance mutations nemesis soak bench pins clean help
+.PHONY: setup demo test check conformance tla mutations nemesis soak bench pins clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ check: setup ## ruff, strict mypy, import-linter
 conformance: setup ## others' data for Raft and the linearizability checker; DATA=folder for another than ../shared
 	$(BIN)/python -m tests.conformance $(if $(DATA),--data $(DATA))
 
+tla: setup ## recorded runs of the core against etcd's TLA+ specification; SPEC=folder with etcdraft.tla, SEEDS=0-39
+	$(BIN)/python -m tests.tla $(if $(SPEC),--spec "$(SPEC)") $(if $(SEEDS),--seeds $(SEEDS))
+
 mutations: setup ## bugs put into a copy on purpose, each of which a test must notice (ONLY=text for some)
 	$(BIN)/python -m tests.mutations $(if $(ONLY),--only "$(ONLY)")
 
@@ -43,6 +46,7 @@ soak: setup ## the simulated cluster: as many seeds as fit; SECONDS=n (default 6
 
 bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.acquire_release
+	$(BIN)/python -m benchmarks.hand_over
 	$(BIN)/python -m benchmarks.start_lateness
 
 pins: ## rewrite constraints.txt from pyproject.toml (needs uv on the PATH)
