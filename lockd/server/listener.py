@@ -11,6 +11,7 @@ from lockd.protocol.resp import encode_error
 from lockd.server.auth import EVERYONE, Users
 from lockd.server.config import Address
 from lockd.server.connection import Connection, ConnectionLimits
+from lockd.server.entrance import TlsServer
 from lockd.server.port import Driver
 from lockd.server.service import Service
 
@@ -19,7 +20,10 @@ log = logging.getLogger(__name__)
 CLIENTS_MAX = 10_000
 _DESCRIPTORS_KEPT = 256
 """For the log's files, peers, HTTP, and connections that are being refused."""
+_BACKLOG = 1024
 _TLS_HANDSHAKE_S = 10.0
+_TLS_HANDSHAKES_MAX = 1024
+"""TLS connections that are not clients yet, out of the same descriptors as these (P6)."""
 
 
 class Listener:
@@ -40,7 +44,7 @@ class Listener:
         self._refused = 0
         """Since they were last logged: one line for many, or refusing would fill the log (P6)."""
         self.service = Service(driver, users, count_clients=lambda: len(self._connections))
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
 
@@ -57,15 +61,22 @@ class Listener:
 
     async def start(self, listen: Address, *, tls: ssl.SSLContext | None = None) -> None:
         """Listen. Raises OSError when the address can't be bound."""
-        self._clients_max = min(self._clients_max, _descriptors_for_clients())
-        self._server = await asyncio.get_running_loop().create_server(
-            self._come_in,
-            listen.host,
-            listen.port,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else _TLS_HANDSHAKE_S,
-            backlog=1024,
-        )
+        descriptors = _descriptors_for_clients()
+        if tls is None:
+            self._clients_max = min(self._clients_max, descriptors)
+            self._server = await asyncio.get_running_loop().create_server(
+                self._come_in, listen.host, listen.port, backlog=_BACKLOG
+            )
+        else:
+            handshakes_max = max(1, min(_TLS_HANDSHAKES_MAX, descriptors // 4))
+            self._clients_max = min(self._clients_max, max(1, descriptors - handshakes_max))
+            self._server = TlsServer(
+                self._come_in,
+                tls,
+                handshake_seconds_max=_TLS_HANDSHAKE_S,
+                handshakes_max=handshakes_max,
+            )
+            await self._server.start(listen, backlog=_BACKLOG)
         self._check_time()
 
     async def stop(self, *, grace_s: float = 2.0) -> None:

@@ -21,6 +21,7 @@ from lockd.ids import ClusterId, InstanceId, NodeId
 from lockd.server import frames
 from lockd.server.config import Address
 from lockd.server.dialling import HANDSHAKE_SECONDS_MAX, introduced, notice_silent_host
+from lockd.server.entrance import TlsServer
 from lockd.server.handshake import ANYONE, Introduction, Local, check_answer, objection
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ SEND_BUFFER_BYTES_MAX = 16 * 1024 * 1024
 HANDSHAKE_BYTES_MAX = 4096
 """The body of a Hello."""
 STRANGERS_MAX = 64
-"""Connections that have not been welcomed; one more costs the oldest its place (SAFETY P6, C10)."""
+"""Connections that have not been welcomed, and besides those in their TLS handshake; one more costs the
+oldest its place (SAFETY P6, C10)."""
 REDIAL_SECONDS_MIN = 0.05
 REDIAL_SECONDS_MAX = 1.0
 
@@ -59,18 +61,22 @@ class PeerNetwork:
         self._dialers: dict[NodeId, asyncio.Task[None]] = {}
         self._dialled: dict[NodeId, Address | None] = {}
         """Where each dialer has dialled last."""
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
         self._is_stopping = False
 
     async def start(self, listen: Address, peers: Iterable[NodeId]) -> None:
         """Listen and start dialling. Raises OSError when the address cannot be bound."""
-        self._server = await asyncio.get_running_loop().create_server(
-            self._accept,
-            listen.host,
-            listen.port,
-            ssl=self._server_tls,
-            ssl_handshake_timeout=None if self._server_tls is None else HANDSHAKE_SECONDS_MAX,
-        )
+        if self._server_tls is None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(self._accept, listen.host, listen.port)
+        else:
+            self._server = TlsServer(
+                self._accept,
+                self._server_tls,
+                handshake_seconds_max=HANDSHAKE_SECONDS_MAX,
+                handshakes_max=STRANGERS_MAX,
+            )
+            await self._server.start(listen)
         self.set_peers(peers)
 
     def set_peers(self, nodes: Iterable[NodeId]) -> None:
