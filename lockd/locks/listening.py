@@ -42,17 +42,24 @@ def request_orphaned(state: LockState, command: Command, operation: RequestOrpha
     the answer, and its client may rely on the grant (P1).
     """
     request = _find(state, command, operation)
-    if request is None:
-        return Changed(0)
-    gone = (command.origin.node, command.origin.boot, operation.connection)
-    if (request.origin.node, request.origin.boot, request.origin.connection) != gone:
+    if request is None or not _came_by(request, command, operation):
         return Changed(0)
     state.orphan(request)
     return Changed(1)
 
 
+def _came_by(request: Request, command: Command, operation: RequestOrphaned) -> bool:
+    """Whether the connection that was gone is the one where the request came in last."""
+    origin = request.origin
+    gone = (command.origin.node, command.origin.boot, operation.connection)
+    return (origin.node, origin.boot, origin.connection) == gone
+
+
 def _find(state: LockState, command: Command, operation: RequestOrphaned) -> Request | None:
-    """The live request that is meant, of that user: by its id, or the newest unnamed one that holds."""
+    """The live request that is meant, of that user: by its id, or the newest unnamed one that holds.
+
+    Unnamed ones of other connections are let be: an owner may hold several units by several of them.
+    """
     session = state.sessions.get(command.session)
     known: Request | Refused | None = None
     if isinstance(command.request, str) and command.request:
@@ -63,7 +70,7 @@ def _find(state: LockState, command: Command, operation: RequestOrphaned) -> Req
         else:
             stands = session.stands.get((command.owner, operation.lock), {}).values()
             unnamed = (request for request in reversed(stands) if request.is_granted and not request.id)
-            known = next(unnamed, None)
+            known = next((request for request in unnamed if _came_by(request, command, operation)), None)
     if not isinstance(known, Request) or operation.lock not in known.names:
         return None
     return known

@@ -57,6 +57,7 @@ from lockd.locks.members import (
 from lockd.locks.refusals import NO_SESSION
 from lockd.locks.releasing import cancel, change_meta, release, release_all
 from lockd.locks.revoking import acknowledge_notices, break_grant, free_revoked
+from lockd.locks.sessions import Session
 from lockd.locks.snapshot import decode_state, encode_state
 from lockd.locks.state import LockState, Member
 from lockd.locks.views import (
@@ -276,7 +277,7 @@ def _open_session(state: LockState, command: Command, operation: OpenSession) ->
     known = state.sessions.get(command.session)
     if known is not None:
         if known.user == command.user and not known.is_private:
-            return SessionOpened(known.id, known.ttl_ms)
+            return _opened(known)
         return Refused("ERR", "the session needs an id that is not in use")
     if not command.session:
         return Refused("ERR", "the session id is empty")
@@ -295,7 +296,11 @@ def _open_session(state: LockState, command: Command, operation: OpenSession) ->
         name=operation.name,
         meta=operation.meta,
     )
-    return SessionOpened(session.id, session.ttl_ms)
+    return _opened(session)
+
+
+def _opened(session: Session) -> SessionOpened:
+    return SessionOpened(session.id, session.ttl_ms, tuple(session.notices.values()))
 
 
 def _close_session(state: LockState, command: Command, operation: CloseSession) -> Outcome:
@@ -340,7 +345,7 @@ def _clear_silent(state: LockState, command: Command, operation: ClearSilent) ->
         return NO_SESSION
     session.silent_ms = 0
     state.note_lease(LeaseEvent.CLEARED, session)
-    return SessionOpened(session.id, session.ttl_ms, tuple(session.notices.values()))
+    return _opened(session)
 
 
 def _of_removed_node(state: LockState, command: Command) -> Refused | None:
