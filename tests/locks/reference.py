@@ -1,347 +1,384 @@
 """The lock service in the plainest form: lists, searched from the front, and nothing indexed.
 
-It says the same as lockd.locks, without floors, limits and texts. Slow, and easy to read against
-SAFETY G1 to G7.
+It says the same as lockd.locks, without texts and without limits of size, and was written from SAFETY,
+PRODUCT and the commands alone. Slow, and easy to read against SAFETY G1 to G8.
+
+What comes in is here; what a request and a session go through is in `reference_transitions`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 from lockd.locks.commands import (
+    EXCLUSIVE,
+    AcknowledgeNotices,
     Acquire,
+    AcquireAll,
+    Break,
     Cancel,
+    ChangeMeta,
+    ClearSilent,
     CloseSession,
     Command,
-    Completion,
     ExpireSessions,
-    Granted,
+    FreeRevoked,
+    MarkSilent,
     OpenSession,
-    Origin,
     OriginGone,
-    Queued,
-    Refused,
+    RegisterNode,
     Release,
+    ReleaseAll,
+    RemoveMember,
     RequestOrphaned,
-    SessionOpened,
 )
-from lockd.locks.limits import Limits
+from lockd.locks.events import EventKind, LeaseEvent
+from tests.locks.deadlock_search import can_run_to_its_end
+from tests.locks.reference_records import Answer, Request, Said, Session, wanted
+from tests.locks.reference_transitions import Transitions
 
-Said = tuple[Origin, tuple[object, ...]]
-"""Whom, and what: the kind of outcome and the fields that are compared."""
-Due = tuple[int, int]
-"""A deadline, and which timer it was: those set earlier fire first."""
-
-
-@dataclass
-class Session:
-    user: str
-    ttl_ms: int
-    private: bool
+ERR: Answer = ("refused", "ERR")
+LIMIT: Answer = ("refused", "LIMIT")
+NO_SESSION: Answer = ("refused", "NOSESSION")
+NOT_HELD: Answer = ("refused", "NOTHELD")
 
 
-@dataclass
-class Request:
-    lock: str
-    session: str
-    user: str
-    owner: str
-    id: int | str
-    origin: Origin
-    private: bool
-    token: int = 0
-    """0 while it waits."""
-    wait: Due | None = None
-    orphan: Due | None = None
-
-    @property
-    def key(self) -> tuple[str, int | str]:
-        return (f"user {self.user}" if self.private else f"session {self.session}", self.id)
-
-
-def said(completion: Completion) -> Said:
-    """What the reference says of an outcome of the real machine."""
-    match completion.outcome:
-        case Granted(lock, session, token, _, ttl_ms, repeat):
-            return completion.origin, ("granted", lock, session, token, ttl_ms, repeat)
-        case Queued(lock, session):
-            return completion.origin, ("queued", lock, session)
-        case Refused(code):
-            return completion.origin, ("refused", code)
-        case SessionOpened(session, ttl_ms):
-            return completion.origin, ("opened", session, ttl_ms)
-        case changed:
-            return completion.origin, ("changed", changed.count)
-
-
-class Reference:
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.clock_ms = 0
-        self.token = 0
-        self.timers = 0
-        self.sessions: dict[str, Session] = {}
-        self.live: list[Request] = []
-        """In the order of arrival, which is the order of every queue."""
-        self.answers: dict[tuple[str, int | str], str] = {}
-        self.over: list[tuple[int, tuple[str, int | str]]] = []
-        """The TTL requests among them, oldest first: the clock when each ended, and its key."""
-        self.out: list[Said] = []
-
+class Reference(Transitions):
     def apply(self, stamp_ms: int, *commands: Command) -> list[Said]:
-        self.out = []
-        self.clock_ms = max(self.clock_ms, stamp_ms)
-        for _ in range(self.limits.private_answers_forgotten_per_entry):
-            if self.over and self.over[0][0] + self.limits.ttl_ms_max <= self.clock_ms:
-                self._forget_oldest()
-        while self._fire_first():
-            pass
+        self.out, self.events, self.leases = [], [], []
+        self.advance(stamp_ms)
         for command in commands:
             self.out.append((command.origin, self._decide(command)))
         return self.out
 
-    def holder(self, lock: str) -> Request | None:
-        return next((r for r in self.live if r.lock == lock and r.token), None)
+    def _decide(self, command: Command) -> Answer:
+        decide: dict[type, Callable[[Command, Any], Answer]] = {
+            OpenSession: self._open,
+            CloseSession: self._close,
+            ExpireSessions: self._expire,
+            MarkSilent: self._mark_silent,
+            ClearSilent: self._clear_silent,
+            Acquire: self._acquire,
+            AcquireAll: self._acquire,
+            Cancel: self._cancel,
+            Release: self._release,
+            ReleaseAll: self._release,
+            ChangeMeta: self._change_meta,
+            Break: self._break,
+            AcknowledgeNotices: self._acknowledge,
+            FreeRevoked: self._free_revoked,
+            OriginGone: self._origin_gone,
+            RequestOrphaned: self._request_orphaned,
+            RegisterNode: self._register_node,
+            RemoveMember: self._remove_member,
+        }
+        return decide[type(command.operation)](command, command.operation)
 
-    def queue(self, lock: str) -> list[Request]:
-        return [r for r in self.live if r.lock == lock and not r.token]
+    # Sessions
 
-    def _fire_first(self) -> bool:
-        timers = [(due, request) for request in self.live for due in (request.wait, request.orphan) if due]
-        due, first = min(timers, key=lambda timer: timer[0], default=((0, 0), None))
-        if first is None or due[0] > self.clock_ms:
-            return False
-        self._end(first, "TIMEOUT")
-        return True
-
-    def _decide(self, command: Command) -> tuple[object, ...]:
-        match command.operation:
-            case OpenSession(ttl_ms):
-                return self._open(command, ttl_ms)
-            case CloseSession():
-                return self._close(command)
-            case ExpireSessions(sessions):
-                known = [session for session in sorted(set(sessions)) if session in self.sessions]
-                for session in known:
-                    self._end_session(session)
-                return ("changed", len(known))
-            case Acquire() as acquire:
-                return self._acquire(command, acquire)
-            case Cancel(lock):
-                return self._cancel(command, lock)
-            case Release(lock, token):
-                return self._release(command, lock, token)
-            case OriginGone() as gone:
-                return self._origin_gone(gone)
-            case RequestOrphaned(lock, connection):
-                return self._request_orphaned(command, lock, connection)
-            case other:
-                raise AssertionError(other)
-
-    def _open(self, command: Command, ttl_ms: int) -> tuple[object, ...]:
+    def _open(self, command: Command, operation: OpenSession) -> Answer:
         known = self.sessions.get(command.session)
         if known is None:
-            ttl_ms = self.limits.clamp_ttl(ttl_ms)
-            self.sessions[command.session] = Session(command.user, ttl_ms, private=False)
-            return ("opened", command.session, ttl_ms)
-        if known.private or known.user != command.user:
-            return ("refused", "ERR")
-        return ("opened", command.session, known.ttl_ms)
+            if len(self.sessions) >= self.limits.sessions_max:
+                return LIMIT
+            known = self.open_session(command.session, command.user, operation.ttl_ms)
+            known.name, known.meta = operation.name, operation.meta
+            self.note_lease(LeaseEvent.BEGAN, known)
+        elif known.private or known.user != command.user:
+            return ERR
+        return self._opened(known)
 
-    def _close(self, command: Command) -> tuple[object, ...]:
+    def _opened(self, session: Session) -> Answer:
+        return ("opened", session.id, session.ttl_ms, tuple(session.notices))
+
+    def _close(self, command: Command, operation: CloseSession) -> Answer:
+        del operation
         session = self.sessions.get(command.session)
         if session is None:
             return ("changed", 0)
         if session.user != command.user:
-            return ("refused", "NOSESSION")
-        self._end_session(command.session)
+            return NO_SESSION
+        self.end_session(session, EventKind.RELEASED)
         return ("changed", 1)
 
-    def _acquire(self, command: Command, acquire: Acquire) -> tuple[object, ...]:
-        private = acquire.ttl_ms > 0
-        session = self.sessions.get(command.session)
-        if not private and (session is None or session.user != command.user):
-            return ("refused", "NOSESSION")
-        if not private and session is not None and session.private:
-            return ("refused", "ERR")
-        request = Request(
-            acquire.lock,
-            command.session,
-            command.user,
-            command.owner,
-            command.request,
-            command.origin,
-            private,
-        )
-        if request.id:
-            known = next((r for r in self.live if r.key == request.key), None)
-            if known is not None:
-                return self._ask_again(known, request)
-            if request.key in self.answers:
-                return ("refused", self.answers[request.key])
-        if private and session is not None:
-            return ("refused", "ERR")
-        refused = self._supersede(request)
-        if not refused and acquire.wait_ms == 0 and self.holder(acquire.lock):
-            refused = "BUSY"
-        if refused:
-            self._remember(request, refused)
-            return ("refused", refused)
-        if private:
-            ttl_ms = self.limits.clamp_ttl(acquire.ttl_ms)
-            self.sessions[command.session] = Session(command.user, ttl_ms, private=True)
-        self.live.append(request)
-        if not self.holder(acquire.lock):
-            return self._grant(request, repeat=False)
-        if acquire.wait_ms > 0:
-            request.wait = self._timer(acquire.wait_ms)
-        return ("queued", acquire.lock, command.session)
+    def _expire(self, command: Command, operation: ExpireSessions) -> Answer:
+        del command
+        known = [name for name in sorted(set(operation.sessions)) if name in self.sessions]
+        for name in known:
+            self.end_session(self.sessions[name], EventKind.EXPIRED)
+        return ("changed", len(known))
 
-    def _ask_again(self, known: Request, again: Request) -> tuple[object, ...]:
-        if known.lock != again.lock:
-            return ("refused", "ERR")
+    def _mark_silent(self, command: Command, operation: MarkSilent) -> Answer:
+        del command
+        known = [(name, silent) for name, silent in operation.silences if name in self.sessions]
+        for name, silent_ms in known:
+            session = self.sessions[name]
+            session.silent_ms = min(max(silent_ms, 0), session.ttl_ms)
+        return ("changed", len(known))
+
+    def _clear_silent(self, command: Command, operation: ClearSilent) -> Answer:
+        del operation
+        session = self.sessions.get(command.session)
+        if session is None or command.user not in (session.user, ""):
+            return NO_SESSION
+        session.silent_ms = 0
+        self.note_lease(LeaseEvent.CLEARED, session)
+        return self._opened(session)
+
+    # To acquire
+
+    def _acquire(self, command: Command, operation: Acquire | AcquireAll) -> Answer:
+        if command.origin.node in self.removed:
+            return ("refused", "UNAVAILABLE")
+        if self._is_malformed(operation):
+            return ERR
+        request = self._request_of(command, operation)
+        session = self.sessions.get(command.session)
+        if not request.private and (session is None or session.user != command.user):
+            return NO_SESSION
+        if not request.private and session is not None and session.private:
+            return ERR
+        if request.id and isinstance(request.id, int) == request.private:
+            return ERR
+        known = self.recall(request)
+        if isinstance(known, Request):
+            return self._ask_again(known, request)
+        if known is not None:
+            return known
+        if request.private and (session is not None or not command.session):
+            return ERR
+        if self.quiet is not None and request.wait_ms == 0:
+            return ("refused", "UNAVAILABLE")
+        refused = self._objection(request)
+        if refused is not None:
+            self.remember(request, refused)
+            return refused
+        return self._take_in(request, operation)
+
+    def _is_malformed(self, operation: Acquire | AcquireAll) -> bool:
+        if isinstance(operation, AcquireAll):
+            return not operation.locks or len(set(operation.locks)) < len(operation.locks)
+        if operation.delay_ms and wanted(operation)[1] != EXCLUSIVE:
+            return True
+        return not 1 <= operation.weight <= max(operation.limit, 1)
+
+    def _request_of(self, command: Command, operation: Acquire | AcquireAll) -> Request:
+        names, mode = wanted(operation)
+        request = Request(
+            ticket=self.next_ticket,
+            names=names,
+            session=command.session,
+            user=command.user,
+            owner=command.owner,
+            id=command.request,
+            origin=command.origin,
+            meta=operation.meta,
+            asked_ms=self.clock_ms,
+            mode=mode,
+            wait_ms=operation.wait_ms,
+            locks=list(names),
+            several=isinstance(operation, AcquireAll),
+        )
+        if isinstance(operation, Acquire):
+            request.private = operation.ttl_ms > 0
+            request.limit, request.weight = operation.limit, operation.weight
+            request.max_hold_ms, request.delay_ms = operation.max_hold_ms, operation.delay_ms
+        return request
+
+    def _ask_again(self, known: Request, again: Request) -> Answer:
+        if not set(known.locks) <= set(again.names):
+            return ERR
+        if known.ending:
+            return NOT_HELD
         if not known.token and not known.orphan and known.origin != again.origin:
             self.out.append((known.origin, ("refused", "UNKNOWN")))
         known.orphan = None
         known.origin = again.origin
-        if known.token:
-            return self._answer(known, repeat=True)
-        return ("queued", known.lock, known.session)
+        return self.granted(known, repeat=True) if known.token else self.queued(known)
 
-    def _supersede(self, request: Request) -> str:
+    def _objection(self, request: Request) -> Answer | None:
+        """Why a new request is not taken in, after it has ended the waits that it supersedes."""
+        if not request.private and (refused := self._supersede(request)):
+            return refused
+        names = request.names
+        crowd = {name: self.holders(name) + self.queue(name) for name in names}
+        if any(other.limit != request.limit for name in names for other in crowd[name]):
+            return ("refused", "MISMATCH")
+        fits = self.is_grantable(request)
+        if request.wait_ms == 0 and not fits:
+            return self.in_the_way("BUSY", request)
+        if any(len(self.queue(name)) >= self.limits.waiters_per_lock_max for name in names):
+            return LIMIT
+        if request.private:
+            return LIMIT if len(self.sessions) >= self.limits.sessions_max else None
+        if len(self.requests_of(request.session)) >= self.limits.requests_per_session_max:
+            return LIMIT
+        if not fits and request.owner:
+            claims = tuple(other.claim for other in (*self.live, request))
+            if not can_run_to_its_end(claims, (request.session, request.owner)):
+                return ("refused", "DEADLOCK")
+        return None
+
+    def _supersede(self, request: Request) -> Answer | None:
         mine = [
-            r
-            for r in self.live
-            if (r.lock, r.session, r.owner) == (request.lock, request.session, request.owner)
+            other
+            for other in self.requests_of(request.session)
+            if other.owner == request.owner and set(other.locks) & set(request.names)
         ]
-        waiting = [r for r in mine if not r.token]
-        newest = (waiting or mine or [request])[0]
-        if isinstance(newest.id, int) and isinstance(request.id, int) and newest.id > request.id > 0:
-            return "ERR"
-        for old in waiting:
-            self._end(old, "ERR")
-        return ""
+        if any(int(other.id or 0) > int(request.id or 0) > 0 for other in mine):
+            return ERR
+        for name in request.names:
+            for other in mine:
+                if not other.token and name in other.locks:
+                    self.end(other, ERR)
+        return None
 
-    def _cancel(self, command: Command, lock: str) -> tuple[object, ...]:
+    def _take_in(self, request: Request, operation: Acquire | AcquireAll) -> Answer:
+        if request.private and isinstance(operation, Acquire):
+            session = self.open_session(request.session, request.user, operation.ttl_ms)
+            session.private, session.runs = True, False
+        fits = self.is_grantable(request)
+        self.live.append(request)
+        self.next_ticket += 1
+        if fits:
+            return self.grant(request, repeat=False)
+        if request.wait_ms > 0:
+            request.wait = self.timer(request.wait_ms)
+        return self.queued(request)
+
+    # To give back, and to be taken from
+
+    def _cancel(self, command: Command, operation: Cancel) -> Answer:
         if not command.request:
-            return ("refused", "ERR")
+            return ERR
         private = isinstance(command.request, str)
         session = self.sessions.get(command.session)
         if not private and session is None:
             return ("changed", 0)
         if not private and session is not None and session.user != command.user:
-            return ("refused", "NOSESSION")
-        wanted = Request(lock, command.session, command.user, "", command.request, command.origin, private)
-        for request in self.live:
-            if request.key == wanted.key:
-                if request.lock != lock:
-                    return ("refused", "ERR")
-                self._end(request, "ERR")
-                return ("changed", 1)
-        if wanted.key not in self.answers:
-            self._remember(wanted, "ERR")
+            return NO_SESSION
+        asked = self._request_of(command, Acquire(operation.lock, int(private), 0, ""))
+        known = self.recall(asked)
+        if isinstance(known, Request):
+            if operation.lock not in known.names:
+                return ERR
+            self.drop_notice(known)
+            self.end(known, ERR)
+            return ("changed", 1)
+        if known is None:
+            self.remember(asked, ERR)
         return ("changed", 0)
 
-    def _release(self, command: Command, lock: str, token: int) -> tuple[object, ...]:
+    def _mine(self, command: Command, token: int) -> Request | Answer:
+        """The grant of that token in the command's session; else what to answer."""
         session = self.sessions.get(command.session)
         if session is not None and session.user != command.user:
-            return ("refused", "NOSESSION")
-        holder = self.holder(lock)
-        if holder is None or (holder.session, holder.token) != (command.session, token):
+            return NO_SESSION
+        held = [other for other in self.requests_of(command.session) if other.token == token > 0]
+        return held[0] if held else ("changed", 0)
+
+    def _release(self, command: Command, operation: Release | ReleaseAll) -> Answer:
+        grant = self._mine(command, operation.token)
+        if not isinstance(grant, Request):
+            return grant
+        given_back = [operation.lock] if isinstance(operation, Release) else list(grant.locks)
+        if not set(given_back) <= set(grant.locks):
             return ("changed", 0)
-        self._end(holder, "NOTHELD")
+        if given_back == grant.locks:
+            self.drop_notice(grant)
+        self.give_back(grant, given_back, NOT_HELD)
+        return ("changed", len(given_back))
+
+    def _change_meta(self, command: Command, operation: ChangeMeta) -> Answer:
+        if command.session not in self.sessions:
+            return NO_SESSION
+        grant = self._mine(command, operation.token)
+        if not isinstance(grant, Request):
+            return grant
+        if grant.ending or operation.lock not in grant.locks:
+            return ("changed", 0)
+        grant.meta = operation.meta
+        self.tell_event(EventKind.META, grant, grant.locks)
         return ("changed", 1)
 
-    def _origin_gone(self, told: OriginGone) -> tuple[object, ...]:
+    def _break(self, command: Command, operation: Break) -> Answer:
+        del command
+        held = [grant for grant in self.holders(operation.lock) if grant.token == operation.token]
+        if not held or (held[0].ending and not operation.now):
+            return ("changed", 0)
+        if not held[0].ending:
+            reason = f"broken: {operation.reason}"
+            self.revoke(held[0], operation.lock, reason, now=operation.now)
+        if operation.now:
+            self.end(held[0], NOT_HELD)
+        return ("changed", 1)
+
+    def _acknowledge(self, command: Command, operation: AcknowledgeNotices) -> Answer:
+        session = self.sessions.get(command.session)
+        if session is None or session.user != command.user:
+            return NO_SESSION
+        dropped = [notice for notice in session.notices if notice.number <= operation.number]
+        session.notices = [notice for notice in session.notices if notice.number > operation.number]
+        for token in sorted(notice.token for notice in dropped):
+            self._free(token)
+        return ("changed", len(dropped))
+
+    def _free_revoked(self, command: Command, operation: FreeRevoked) -> Answer:
+        del command
+        return ("changed", sum(self._free(token) for token in operation.tokens))
+
+    def _free(self, token: int) -> int:
+        revoked = [grant for grant in self.live if grant.ending and grant.token == token]
+        for grant in revoked:
+            self.end(grant, NOT_HELD)
+        return len(revoked)
+
+    # Who listens
+
+    def _origin_gone(self, command: Command, told: OriginGone) -> Answer:
+        del command
+
         def is_gone(request: Request) -> bool:
             origin = request.origin
-            if request.token or request.orphan or origin.node != told.node:
+            if origin.node != told.node:
                 return False
             if told.connection:
                 one = told.operation in (0, origin.operation)
                 return one and (origin.boot, origin.connection) == (told.boot, told.connection)
             return (origin.boot != told.boot) if told.boot_is_alive else (origin.boot == told.boot)
 
-        gone = [request for request in self.live if is_gone(request)]
-        for request in gone:
-            self._orphan(request)
-        return ("changed", len(gone))
+        return ("changed", self.orphan_waits(is_gone))
 
-    def _request_orphaned(self, command: Command, lock: str, connection: int) -> tuple[object, ...]:
-        gone = (command.origin.node, command.origin.boot, connection)
-        for request in self.live:
+    def _register_node(self, command: Command, operation: RegisterNode) -> Answer:
+        instance = self.instances.get(operation.node, operation.instance)
+        known = operation.node not in self.removed and instance == operation.instance
+        if not known or command.origin.node != operation.node:
+            return ERR
+        self.instances[operation.node] = instance
+        boot = command.origin.boot
+        self.orphan_waits(lambda wait: wait.origin.node == operation.node and wait.origin.boot != boot)
+        return ("changed", 1)
+
+    def _remove_member(self, command: Command, operation: RemoveMember) -> Answer:
+        del command
+        if operation.node in self.removed:
+            return ("changed", 0)
+        self.removed.append(operation.node)
+        self.orphan_waits(lambda wait: wait.origin.node == operation.node)
+        return ("changed", 1)
+
+    def _request_orphaned(self, command: Command, operation: RequestOrphaned) -> Answer:
+        gone = (command.origin.node, command.origin.boot, operation.connection)
+        for request in sorted(self.live, key=lambda each: -each.token):
             origin = request.origin
-            if request.lock != lock or (origin.node, origin.boot, origin.connection) != gone:
+            if operation.lock not in request.locks:
+                continue
+            if (origin.node, origin.boot, origin.connection) != gone:
                 continue
             if request.user != command.user or (request.id or "") != (command.request or ""):
                 continue
             by_uuid = isinstance(request.id, str) and request.id
             unnamed = request.token and request.owner == command.owner
             if by_uuid or (request.session == command.session and (request.id or unnamed)):
-                self._orphan(request)
+                self.orphan(request)
                 return ("changed", 1)
         return ("changed", 0)
-
-    def _orphan(self, request: Request) -> None:
-        if request.orphan:
-            return
-        if not request.id:
-            self._end(request, "TIMEOUT")
-            return
-        if not request.token:
-            self.out.append((request.origin, ("refused", "UNKNOWN")))
-        request.orphan = self._timer(self.sessions[request.session].ttl_ms)
-
-    def _end(self, request: Request, answer: str) -> None:
-        self._remove(request, answer)
-        if request.private:
-            del self.sessions[request.session]
-        self._wake(request.lock)
-
-    def _end_session(self, session: str) -> None:
-        mine = sorted((r for r in self.live if r.session == session), key=lambda r: r.lock)
-        for request in mine:
-            self._remove(request, "NOTHELD" if request.token else "NOSESSION")
-        del self.sessions[session]
-        self.answers = {key: answer for key, answer in self.answers.items() if key[0] != f"session {session}"}
-        for lock in sorted({request.lock for request in mine}):
-            self._wake(lock)
-
-    def _remove(self, request: Request, answer: str) -> None:
-        if not request.token and not request.orphan:
-            self.out.append((request.origin, ("refused", answer)))
-        self.live.remove(request)
-        self._remember(request, answer)
-
-    def _remember(self, request: Request, answer: str) -> None:
-        if not request.id:
-            return
-        self.answers[request.key] = answer
-        if request.private:
-            self.over.append((self.clock_ms, request.key))
-            if len(self.over) > self.limits.private_answers_kept_max:
-                self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        _, key = self.over.pop(0)
-        del self.answers[key]
-
-    def _wake(self, lock: str) -> None:
-        waiting = self.queue(lock)
-        if waiting and not self.holder(lock):
-            head = waiting[0]
-            orphan, head.wait = head.orphan, None
-            answer = self._grant(head, repeat=True)
-            if not orphan:
-                self.out.append((head.origin, answer))
-
-    def _grant(self, request: Request, *, repeat: bool) -> tuple[object, ...]:
-        self.token += 1
-        request.token = self.token
-        return self._answer(request, repeat=repeat)
-
-    def _answer(self, request: Request, *, repeat: bool) -> tuple[object, ...]:
-        ttl_ms = self.sessions[request.session].ttl_ms
-        return ("granted", request.lock, request.session, request.token, ttl_ms, repeat)
-
-    def _timer(self, duration_ms: int) -> Due:
-        self.timers += 1
-        return (self.clock_ms + duration_ms, self.timers)
