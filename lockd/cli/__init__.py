@@ -18,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -73,6 +73,14 @@ class _Commands(click.Group):
         entry = _COMMANDS.get(cmd_name)
         return None if entry is None else entry.load()
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough: `lockd watch | head`. What is left can't be flushed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ExitStatus.SIGNALLED + signal.SIGPIPE
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in _COMMANDS.items()])
@@ -98,10 +106,6 @@ def main(args: Sequence[str] | None = None) -> int:
         return ExitStatus.USAGE
     except click.Abort:
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough: `lockd watch | head`. Nor can what is left be flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.SIGNALLED + signal.SIGPIPE
     except Exception as error:  # noqa: BLE001 - the boundary: a person or a script reads one line
         return _report(error, given)
     return int(status or ExitStatus.DONE)

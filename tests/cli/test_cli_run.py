@@ -125,6 +125,75 @@ def test_a_lock_not_obtained_is_121(node: LockdProcess) -> None:
     assert run(node, "taken", "true", options=["--wait=50ms"]) == 121
 
 
+def test_a_busy_lock_may_be_skipped(node: LockdProcess, tmp_path: Path) -> None:
+    """As a cron job does whose last run still goes on."""
+    node.ask("LOCK.ACQUIRE", "skipped", "TTL", 60_000)
+    ran = tmp_path / "ran"
+    assert run(node, "skipped", "touch", str(ran), options=["--on-busy=skip"]) == 0
+    assert run(node, "skipped", "touch", str(ran), options=["--on-busy=skip", "--wait=50ms"]) == 0
+    assert run(node, "skipped", "touch", str(ran), options=["--on-busy=fail"]) == 121, "it tries once"
+    assert not ran.exists()
+    assert run(node, "not skipped", "sh", "-c", "exit 7", options=["--on-busy=skip"]) == 7
+
+
+def test_commands_share_a_lock(node: LockdProcess, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"echo $LOCKD_TOKEN; while [ ! -e {go} ]; do sleep 0.05; done"
+    with (
+        running(node, "shared", "sh", "-c", script, options=["--shared"]) as first,
+        running(node, "shared", "sh", "-c", script, options=["--shared"]) as second,
+    ):
+        assert read_line(first) != read_line(second)
+        assert node.ask("LOCK.INSPECT", "shared")["mode"] == "shared"
+        assert run(node, "shared", "true", options=["--wait=0"]) == 121
+        go.touch()
+        assert (first.wait(PATIENCE_S), second.wait(PATIENCE_S)) == (0, 0)
+    assert is_free(node, "shared")
+
+
+def test_what_follows_the_command_is_the_commands(node: LockdProcess) -> None:
+    """Without -- too, and also when it looks like an option of ours."""
+    ours = ["run", "--endpoints", node.endpoint, "--lock", "k", "--wait=0"]
+    ended = run_lockd(*ours, "echo", "--json", "--lock", "x")
+    assert (ended.returncode, ended.stdout) == (0, "--json --lock x\n")
+    node.ask("LOCK.ACQUIRE", "theirs", "TTL", 60_000)
+    ours[4] = "theirs"
+    for command in (["echo", "--json"], ["--", "echo", "--json"]):
+        ended = run_lockd(*ours, *command)
+        assert (ended.returncode, ended.stdout) == (121, "")
+        assert ended.stderr.startswith("lockd run: "), "the error is not asked for as JSON"
+    asked = run_lockd(*ours, "--json", "echo")
+    assert json.loads(asked.stderr)["exit_status"] == 121
+
+
+def test_the_childs_status_is_had_where_the_parent_ignores_sigchld(node: LockdProcess) -> None:
+    """Some cron daemons and container starters do, and it is inherited."""
+    command = lockd_command("run", "--endpoints", node.endpoint, "--lock", "ignored", "--", "sh", "-c")
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", ignoring, *command, "exit 7"],
+        env=clean_environment(),
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ended.returncode == 7
+
+
+@pytest.mark.parametrize("how", ["broken", "max_hold"])
+def test_a_grant_that_is_taken_away_stops_the_command(node: LockdProcess, how: str) -> None:
+    """SAFETY P1, K7: and only then may the next one have the lock."""
+    options = ["--ttl=3s", *(["--max-hold=1s"] if how == "max_hold" else [])]
+    with running(node, how, "sh", "-c", "echo $LOCKD_TOKEN; exec sleep 300", options=options) as process:
+        token = read_line(process)
+        if how == "broken":
+            assert node.ask("LOCK.BREAK", how, token, "REASON", "it hangs") == 1
+        assert process.wait(PATIENCE_S) == 123
+        assert is_free(node, how), "it was acknowledged"
+
+
 def test_no_cluster_is_122() -> None:
     ended = run_lockd(
         "run", "--endpoints", f"127.0.0.1:{free_port()}", "--lock=k", "--ttl=1s", "--json", "true"
@@ -133,7 +202,7 @@ def test_no_cluster_is_122() -> None:
     assert json.loads(ended.stderr)["exit_status"] == 122
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_are_passed_on_to_the_whole_group(node: LockdProcess, number: signal.Signals) -> None:
     program = (
         "import os, signal\n"
