@@ -11,21 +11,27 @@ from lockd.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, 
 from lockd.raft.node import Role
 from tests.mutations.catalogue import MUTATIONS
 from tests.mutations.mutation import Mutation
-from tests.mutations.trial import Copy
+from tests.mutations.trial import Copy, CopyError
 from tests.tla.events import Action, DiskState, Event, NodeState, Recording
 
 Events = tuple[Event, ...]
 MUTANT_SECONDS = 120
 
-MUTANTS = (
-    "the leader counts its own copy before its disk has it",
-    "entries of an earlier term are committed by counting (Figure 8)",
-    "one voter's answer counts each time it arrives",
-    "a second candidate gets a vote in the same term",
-    "a step-down in the same term forgets the vote",
-    "a candidate with an older log is voted for",
-)
-"""Mutations of tests/mutations whose runs the specification must not allow."""
+MUTANTS = {
+    "votes leave before the disk has them": 0,
+    "append acks leave before the disk has the entries": 0,
+    "a candidate asks for votes before its disk has its term": 0,
+    "the leader counts its own copy before its disk has it": 0,
+    "entries of an earlier term are committed by counting (Figure 8)": 30,
+    "one voter's answer counts each time it arrives": 70,
+    "a second candidate gets a vote in the same term": 0,
+    "a step-down in the same term forgets the vote": 0,
+    "a candidate with an older log is voted for": 0,
+    "match_index goes back with a late ack": 10,
+    "a late append truncates entries that match": 0,
+    "acks of learners count towards the quorum": 10,
+}
+"""Mutations of tests/mutations whose runs the specification does not allow, and the seed to begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +81,28 @@ def falsifications() -> tuple[Falsification, ...]:
     )
 
 
-def mutants() -> Iterator[Mutation]:
+def mutants() -> Iterator[tuple[Mutation, int]]:
+    """The mutations, each with the first seed to try."""
     by_name = {mutation.name: mutation for mutation in MUTATIONS}
-    for name in MUTANTS:
-        yield by_name[name]
+    for name, seed in MUTANTS.items():
+        yield by_name[name], seed
 
 
-def record_mutant(mutation: Mutation, copy: Copy, seeds: Sequence[int], events_max: int) -> list[Recording]:
-    """Record seeds with a bug in the core, in a copy of the tree."""
+def record_mutant(mutation: Mutation, copy: Copy, seeds: range, events_max: int) -> list[Recording]:
+    """Record seeds with a bug in the core, in a copy of the tree. Raises CopyError when it does not run."""
     file = copy.root / "recordings.pickle"
     options = ("--record", str(file), "--seeds", f"{seeds[0]}-{seeds[-1]}", "--events", str(events_max))
     with copy._mutated(mutation):
         said = copy._python("-m", "tests.tla", *options, seconds=MUTANT_SECONDS)
     if not file.is_file():
-        raise RuntimeError(f"{mutation.name}: nothing was recorded:\n{said}")
-    recordings = load(file)
+        raise CopyError(f"{mutation.name}: nothing was recorded:\n{said}")
+    recordings: list[Recording] = pickle.loads(file.read_bytes())
     file.unlink()
-    return [replace(r, name=f"{mutation.name} ({r.name})") for r in recordings]
+    return [replace(recording, name=f"{mutation.name} ({recording.name})") for recording in recordings]
 
 
 def save(recordings: Sequence[Recording], file: Path) -> None:
     file.write_bytes(pickle.dumps(list(recordings)))
-
-
-def load(file: Path) -> list[Recording]:
-    loaded: list[Recording] = pickle.loads(file.read_bytes())
-    return loaded
 
 
 def _state(event: Event, change: Callable[[NodeState], dict[str, Any]]) -> Events | None:

@@ -9,7 +9,7 @@ from lockd.raft.node import RaftNode, Role
 
 
 class Action(enum.Enum):
-    """The values are the names in etcdraft.tla, but for RECEIVE and NOTHING."""
+    """The values are the names in etcdraft.tla, but for RECEIVE, SEND_NOW and NOTHING."""
 
     TIMEOUT = "Timeout"
     REQUEST_VOTE = "RequestVote"
@@ -30,6 +30,8 @@ class Action(enum.Enum):
     DROP = "DropMessage"
     RECEIVE = "Receive"
     """A message is taken in and consumed, and `reply` sent, if any."""
+    SEND_NOW = "SendNow"
+    """A message leaves before anything is on disk."""
     NOTHING = "Nothing"
     """Something that the specification has no word for, and that must change nothing it knows of."""
 
@@ -110,6 +112,8 @@ class Recording:
 
     name: str
     founders: int
+    sends_at_once: bool
+    """Whether what the core lets go at once did."""
     servers: tuple[NodeId, ...]
     events: tuple[Event, ...]
     changes: dict[tuple[LogIndex, Term], Members]

@@ -17,7 +17,7 @@ from lockd.raft.node import Role
 from tests.tla.events import DiskState, Event, Members, NodeState, Recording
 
 NAME = "Traces"
-CONFIGURATION = """\
+_CONFIGURATION = """\
 INIT TraceInit
 NEXT TraceNext
 CONSTANTS
@@ -37,14 +37,14 @@ CONSTANTS
     Server <- RecordedServers
     InitServer <- RecordedFounders
     Traces <- RecordedTraces
+    SendsAtOnce = {sends_at_once}
 """
-"""TLC's configuration for the module."""
 
 _ROLES = {Role.FOLLOWER: "Follower", Role.CANDIDATE: "Candidate", Role.LEADER: "Leader"}
 
 
 def module_of(recordings: Sequence[Recording]) -> str:
-    """Return the module named NAME with these recordings, which have the same founders.
+    """Return the module named NAME with these recordings, which are alike but for their seeds.
 
     Who is in one recording alone stays without a part in the others.
     """
@@ -58,6 +58,12 @@ def module_of(recordings: Sequence[Recording]) -> str:
         f"RecordedTraces == {traces}\n"
         "====\n"
     )
+
+
+def configuration_of(recordings: Sequence[Recording]) -> str:
+    """Return TLC's configuration for the module of these recordings."""
+    (sends_at_once,) = {recording.sends_at_once for recording in recordings}
+    return _CONFIGURATION.format(sends_at_once=_boolean(holds=sends_at_once))
 
 
 def _trace(recording: Recording) -> str:

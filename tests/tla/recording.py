@@ -6,8 +6,9 @@ the recording with it, so that an action which was told wrongly, or not at all, 
 
 What the specification has otherwise, and how the run is held to it:
 - it writes a node's state at once and sends after that: all Readys of a node are written together, and
-  what they send, appends too, leaves then. A crash loses what was not written, as there. It has of the
-  disk's log the length alone: a write that cuts off what was written before is done at once.
+  what they send leaves then; in some runs what the core lets go at once does, as one action more. A crash
+  loses what was not written, as there. It has of the disk's log the length alone: a write that cuts off
+  what was written before is done at once.
 - it knows no pre-vote: that is off. Check-quorum is a node that steps down or loses a message.
 - it knows no compaction and no snapshot of a log that has something: none is taken.
 - it knows only simple changes of the configuration.
@@ -64,7 +65,10 @@ class RecordedNetwork(Network):
     Starts as etcd's bootstrap leaves a cluster: in term 1, one entry committed everywhere.
     """
 
-    def __init__(self, size: int, *, draw: Draw, config: Callable[[NodeId], RaftConfig]) -> None:
+    def __init__(
+        self, size: int, *, sends_at_once: bool, draw: Draw, config: Callable[[NodeId], RaftConfig]
+    ) -> None:
+        self.sends_at_once = sends_at_once
         self.events: list[Event] = []
         self.changes: dict[tuple[LogIndex, Term], Members] = {}
         self._recording = False
@@ -84,7 +88,15 @@ class RecordedNetwork(Network):
         self._recording = True
 
     def recording(self, name: str, end: str) -> Recording:
-        return Recording(name, self.founders, tuple(self.ids), tuple(self.events), dict(self.changes), end)
+        return Recording(
+            name,
+            self.founders,
+            self.sends_at_once,
+            tuple(self.ids),
+            tuple(self.events),
+            dict(self.changes),
+            end,
+        )
 
     def restart(self, node_id: int) -> RaftNode:
         """Start a node; what it applies again from its disk is part of that."""
@@ -182,13 +194,15 @@ class RecordedNetwork(Network):
         self.pump(node.node_id)
 
     def pump(self, node_id: int) -> None:
-        """Take what a node has ready and keep it until `sync`."""
+        """Take what a node has ready and keep it until `sync`, but for what may leave at once."""
         identity, node = NodeId(node_id), self.node(node_id)
         while (ready := node.ready()) is not None:
             for message in (*ready.send_now, *ready.send_after_durable):
                 self._tell_sent(message)
                 if message.receiver != identity:
                     self._held[identity].append(message)
+            if self.sends_at_once:
+                self._send_now(identity, ready)
             ack = None
             if ready.append.terms and node.role is Role.LEADER:
                 ack = AppendEntriesReply(
@@ -287,6 +301,13 @@ class RecordedNetwork(Network):
         left = before.role in {Role.LEADER, Role.CANDIDATE} and node.role is Role.FOLLOWER
         if left and node.term == before.term and not heard_leader:
             self._emit(Event(Action.STEP_DOWN, identity))
+
+    def _send_now(self, identity: NodeId, ready: Ready) -> None:
+        for message in ready.send_now:
+            self._held[identity].remove(message)
+            self.in_flight.append(message)
+            if self._is_seen(message):
+                self._emit(Event(Action.SEND_NOW, identity, message))
 
     def _tell_sent(self, message: Message) -> None:
         """Replies are told along with what they answer."""

@@ -22,10 +22,15 @@ class Scenario:
         self.seed = seed
         self.random = random.Random(seed)
         self.check_quorum = self.random.random() < 0.5
-        self.changes_members = self.random.random() < 0.4
+        self.changes_members = self.random.random() < 0.5
         unrest = self.random.choice((1, 1, 8))
         size = _SIZES[seed % len(_SIZES)]
-        self.network = RecordedNetwork(size, draw=self.random.randint, config=self._config)
+        self.network = RecordedNetwork(
+            size,
+            sends_at_once=self.random.random() < 0.5,
+            draw=self.random.randint,
+            config=self._config,
+        )
         self.proposed = 0
         self.actions: list[tuple[int, Callable[[], None]]] = [
             (500, self._deliver),
@@ -40,7 +45,7 @@ class Scenario:
             (15 * unrest, self.network.heal),
             (3, self._transfer),
             (3 * unrest, self._campaign),
-            (10 if self.changes_members else 0, self._change),
+            (20 if self.changes_members else 0, self._change),
         ]
 
     def record(self, events_max: int) -> Recording:
