@@ -74,7 +74,10 @@ class TlsServer:
             self._handshakes[handshake] = None
             handshake.add_done_callback(functools.partial(self._shaken, connection))
             if len(self._handshakes) > self._handshakes_max:
-                next(iter(self._handshakes)).cancel()
+                oldest = next(iter(self._handshakes))
+                del self._handshakes[oldest]
+                oldest.cancel()
+            await asyncio.sleep(0)  # an accept that need not wait gives nobody else a turn
 
     async def _shake_hands(self, connection: socket.socket) -> None:
         try:
@@ -89,7 +92,7 @@ class TlsServer:
             connection.close()
 
     def _shaken(self, connection: socket.socket, handshake: asyncio.Task[None]) -> None:
-        del self._handshakes[handshake]
+        self._handshakes.pop(handshake, None)
         if handshake.cancelled():  # maybe before it had begun
             connection.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -99,6 +100,26 @@ def test_p6_c10_who_says_nothing_makes_room_for_who_comes_later(tmp_path: Path) 
         assert await ended(oldest)
         assert scene.server.handshakes == HANDSHAKES_MAX - 1
         assert not any(other.at_eof() for other in others)
+
+    on_both_loops(tmp_path, scenario)
+
+
+def test_p6_c10_a_crowd_is_let_in_one_by_one(tmp_path: Path) -> None:
+    """Those who wait to be accepted are not taken in at one go, and others have their turns between."""
+
+    async def scenario(scene: Scene) -> None:
+        address = scene.server.sockets[0].getsockname()
+        crowd = [socket.create_connection(address) for _ in range(50)]
+        most = 0
+        greeted = asyncio.create_task(scene.greeting())
+        while not greeted.done():
+            names = [task.get_name() for task in asyncio.all_tasks()]
+            most = max(most, names.count("TLS handshake"))  # those that are being ended, too
+            await asyncio.sleep(0)
+        assert await greeted == b"hello"
+        assert HANDSHAKES_MAX <= most <= HANDSHAKES_MAX + 10
+        for stranger in crowd:
+            stranger.close()
 
     on_both_loops(tmp_path, scenario)
 
