@@ -9,6 +9,7 @@ to keepalives, so that looking could cost a lease; and pushes do not say which w
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from lockd.client import inspection
-from lockd.client.inspection import LockEvent
+from lockd.client.inspection import LockEvent, WatchReply
 from lockd.client.lease import Clock
 from lockd.client.link import Call, Link
 from lockd.client.options import ClientOptions, Endpoint
@@ -215,12 +216,21 @@ class Watcher:
             return
         if kind == "lock.gone":
             self._subscribe()  # we were too slow; the node may still have what it did not send
+        elif kind == "lock.progress":
+            self._on_progress(message)
         elif kind == "lock.event":
             try:
                 self._take_up(msgspec.convert(message, LockEvent))
             except msgspec.ValidationError as error:
                 # Leaving it out would be a lost event.
                 self._end(OutcomeUnknown(f"an event can't be read: {error}"))
+
+    def _on_progress(self, message: Any) -> None:
+        """Nothing happened to our locks for long: from there it goes on, should it have to."""
+        with contextlib.suppress(msgspec.ValidationError):  # without it we know less, and nothing wrong
+            told = msgspec.convert(message, WatchReply)
+            if told.prefix == self.prefix:
+                self._revision = max(self._revision or 0, told.revision)
 
     def _take_up(self, event: LockEvent) -> None:
         assert self._revision is not None, "it has begun"

@@ -23,6 +23,8 @@ class History:
         """Starts out empty, at the revision of a state whose events are not known."""
         self.revision = revision
         """Of the last event."""
+        self.turned = 0.0
+        """How many times over it has been filled."""
         self._events: dict[int, LockEvent] = {}
         self._bytes = 0
         self._events_max = events_max
@@ -44,11 +46,14 @@ class History:
         """Take in the events of one entry, and pass them on."""
         if not events:
             return
+        size = 0
         for event in events:
             assert event.revision == self.revision + 1, f"event {event} after revision {self.revision}"
             self.revision = event.revision
             self._events[event.revision] = event
-            self._bytes += _size(event)
+            size += _size(event)
+        self._bytes += size
+        self.turned += max(len(events) / self._events_max, size / self._bytes_max)
         while len(self._events) > self._events_max or self._bytes > self._bytes_max:
             self._bytes -= _size(self._events.pop(self._first))
         for told in self._on_events:

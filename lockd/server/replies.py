@@ -169,6 +169,11 @@ def gone_text(after: int) -> str:
     return f"this node has not all events after revision {after} any more: list, and watch from there"
 
 
+def watch_progress(prefix: str, revision: int) -> dict[str, Reply]:
+    """A watch has been told everything up to `revision`, of which nothing was for it of late."""
+    return {"prefix": prefix, "revision": revision}
+
+
 def watch_lost(prefix: str, revision: int, text: str) -> dict[str, Reply]:
     """A watch is over, which had been told everything up to `revision`."""
     return {"prefix": prefix, "revision": revision, "text": text}

@@ -2,7 +2,9 @@
 
 A watch is fed as events are applied while the connection's output has room. Otherwise it falls behind
 and reads on from the history when there is room again; memory holds each event once, however many
-watch. A watch whose next event the history has lost is over, and says so: `lock.gone`.
+watch. A watch whose next event the history has lost is over, and says so: `lock.gone`. One that had
+nothing to be told for long is told so, `lock.progress`: where it could go on, on another node too, must
+not fall out of the history only because nothing happened to its locks.
 """
 
 import asyncio
@@ -19,18 +21,22 @@ from lockd.server.history import History
 from lockd.server.turns import Client, Turn
 
 WATCHES_PER_CONNECTION_MAX = 256
+_PROGRESS_TURNS = 0.25
+"""Share of the history after which a watch that was told nothing is told that this was all."""
 _EVENTS_PER_STEP = 4096
 """How many events a watch that is behind looks at before others get their turn of the loop."""
 
 
 class _Watch:
-    __slots__ = ("client", "cursor", "prefix")
+    __slots__ = ("client", "cursor", "is_quiet", "prefix")
 
     def __init__(self, client: Client, prefix: str, cursor: int) -> None:
         self.client = client
         self.prefix = prefix
         self.cursor = cursor
         """It has been told all up to this revision, and more while it is live."""
+        self.is_quiet = True
+        """It was told nothing since this was last looked at."""
 
 
 class Watching:
@@ -44,6 +50,8 @@ class Watching:
         """Those that have been told everything, by prefix."""
         self._lengths: Counter[int] = Counter()
         """Of the prefixes in `_live`: an event is looked up once for each."""
+        self._looked_at = 0.0
+        """How far the history had turned when quiet watches were last looked for."""
         history.subscribe(self._tell, self._skip)
 
     @property
@@ -100,8 +108,21 @@ class Watching:
                     continue  # it has asked for what comes after a revision that was yet to come
                 if watch.client.has_room():
                     watch.client.push(message, None)
+                    watch.is_quiet = False
                 else:
                     self._fall_behind(watch, event.revision - 1)
+        if self._history.turned - self._looked_at >= _PROGRESS_TURNS:
+            self._looked_at = self._history.turned
+            self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        """Tell live watches for which there was nothing up to where they have got all the same."""
+        for prefix, watches in self._live.items():
+            message = encode_push("lock.progress", replies.watch_progress(prefix, self._history.revision))
+            for watch in watches:
+                if watch.is_quiet and watch.client.has_room():
+                    watch.client.push(message, None)
+                watch.is_quiet = True
 
     def _is_live(self, watch: _Watch) -> bool:
         return watch in self._live.get(watch.prefix, ())

@@ -147,6 +147,40 @@ def test_when_no_node_has_the_events_it_says_so_after_all_that_came_before() -> 
     run(main())
 
 
+def test_a_watch_for_which_nothing_happened_goes_on_from_where_it_was_told_to_be() -> None:
+    """However long ago its last event is, and though the next node has forgotten that."""
+
+    async def main() -> None:
+        async with Peer() as first, Peer() as second:
+            history = History(first, second)
+            client = lockd.AsyncClient([first.endpoint, second.endpoint])
+            async with client.watch("a") as events:
+                history.happen("a")
+                assert await revisions(events, 1) == [1]
+                for _ in range(5):
+                    history.happen("b")
+                first.push("lock.progress", {"prefix": "of another watch", "revision": 99})
+                first.push("lock.progress", {"prefix": "a", "revision": 6})
+                first.push("lock.progress", {"prefix": "a", "revision": 2})
+                first.push("lock.progress", "unreadable")
+                history.happen("a")
+                assert await revisions(events, 1) == [7]
+                first.push("lock.progress", {"prefix": "a", "revision": 9})
+                history.happen("b")
+                history.happen("b")
+                source = events._source
+                assert isinstance(source, watching.Watcher)
+                await until(lambda: source._revision == 9)
+                history.forgotten[second] = 9
+                await first.stop()
+                history.happen("a")
+                assert await revisions(events, 1) == [10]
+                assert option(second.of("LOCK.WATCH")[0], "FROM") == "9"
+            await client.close()
+
+    run(main())
+
+
 def test_a_node_that_may_have_them_is_waited_for() -> None:
     """Of two nodes one has forgotten, and the other is down for a moment."""
 

@@ -273,6 +273,28 @@ def test_a_long_way_back_is_gone_in_steps() -> None:
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
+def test_a_watch_for_which_nothing_happens_is_told_how_far_it_has_got() -> None:
+    """So that it can go on elsewhere, when the history has turned since anything happened to its locks."""
+    history = History(0, events_max=40)
+    watching = Watching(history)
+    quiet, busy, slow = Watcher(watching, 1), Watcher(watching, 2), Watcher(watching, 3)
+    quiet.watch("a")
+    busy.watch("b")
+    slow.watch("a")
+    slow.room = 0
+    last = 0
+    for revision in range(1, 201):
+        history.record([event(revision, "b")])
+        last = max([last, *(told["revision"] for _, told in quiet.pushed)])
+        assert history.reaches(last), "it could not go on from what it knows"
+    assert {(kind, told["prefix"]) for kind, told in quiet.pushed} == {("lock.progress", "a")}
+    assert len(quiet.pushed) <= 200 / (40 / 4)
+    assert busy.revisions == list(range(1, 201)), "events say as much"
+    assert slow.pushed == []
+    history.record([event(201, "a")])
+    assert quiet.pushed[-1][0] == "lock.event"
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("events"), st.lists(st.sampled_from(["a", "ab", "b"]), min_size=1, max_size=5)),
@@ -319,6 +341,12 @@ def test_a_watch_has_no_gap_and_no_repeat_until_it_is_told_of_one(steps: Sequenc
         for kind, told in told_now:
             if kind == "lock.gone":
                 assert told["revision"] >= since.pop(told["prefix"])
+                continue
+            if kind == "lock.progress":
+                of, upto = told["prefix"], told["revision"]
+                following = _next(past, of, since[of])
+                assert following is None or following > upto, "it was told all that was for it"
+                since[of] = max(since[of], upto)
                 continue
             # Which of its watches an event is for isn't said: one must be at exactly this event.
             matching = [
