@@ -5,7 +5,7 @@ import pytest
 from lockd.disk.snapshot_file import decode_snapshot
 from lockd.disk.snapshots import SnapshotReader
 from lockd.errors import CorruptData
-from lockd.ids import LogIndex, Term
+from lockd.ids import LogIndex, NodeId, Term
 from lockd.locks.commands import Granted, OriginGone, Refused
 from lockd.locks.fingerprint import fingerprint
 from lockd.raft.messages import Heartbeat
@@ -62,6 +62,15 @@ def test_c11_a_node_whose_state_differs_from_a_quorums_stops() -> None:
     checkpoints.compare(cluster.nodes[1], LogIndex(9), "bb" * 16)  # one other is no quorum
     with pytest.raises(CorruptData, match=r"differs from that of nodes 2, 3 at entry 9"):
         checkpoints.compare(cluster.nodes[2], LogIndex(9), "bb" * 16)
+
+
+def test_c11_those_who_do_not_vote_are_no_quorum() -> None:
+    cluster = elected(2**40)
+    checkpoints = cluster[1].driver.checkpoints
+    checkpoints.compare(cluster.nodes[0], LogIndex(9), "aa" * 16)
+    checkpoints.compare(cluster.nodes[1], LogIndex(9), "bb" * 16)
+    for listener in (4, 5):
+        checkpoints.compare(NodeId(listener), LogIndex(9), "bb" * 16)
 
 
 def test_c11_the_nodes_of_the_quorum_go_on() -> None:

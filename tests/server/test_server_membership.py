@@ -12,6 +12,7 @@ from lockd.locks.commands import (
     RemoveMember,
     RequestOrphaned,
 )
+from lockd.raft.codec import decode_message
 from lockd.raft.messages import AppendEntries, TimeoutNow
 from lockd.server import frames
 from lockd.server.membership import ASK_TIMEOUTS, MemberOperation
@@ -181,6 +182,24 @@ def test_leadership_is_handed_to_the_most_up_to_date_when_nobody_is_named() -> N
     cluster.pass_ms(2 * ELECTION_TIMEOUT_MS, only=(1, 2))
     assert transfer(cluster, 1, NO_NODE) == [Changed(1)]
     assert cluster[2].leads()
+
+
+def test_leadership_is_not_handed_to_one_who_answers_and_lags_behind() -> None:
+    cluster = elected()
+
+    def appends_to_2(_sender: NodeId, receiver: NodeId, frame: frames.Frame) -> bool:
+        return (
+            receiver == 2
+            and isinstance(frame, frames.Raft)
+            and isinstance(decode_message(frame.message), AppendEntries)
+        )
+
+    cluster.holds_back = appends_to_2
+    cluster.open_session(1, "s")
+    progress = cluster[1].driver.raft.progress
+    assert progress[NodeId(2)].match_index < progress[NodeId(3)].match_index
+    assert transfer(cluster, 1, NO_NODE) == [Changed(1)]
+    assert cluster[3].leads()
 
 
 def test_a_transfer_that_does_not_happen_leaves_the_leader_in_office() -> None:
