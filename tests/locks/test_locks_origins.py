@@ -195,6 +195,16 @@ def test_g4_an_unwritten_answer_to_a_request_without_id_ends_its_grant_at_once(s
     assert state.holder_token("b") == 0
 
 
+def test_g4_of_two_requests_without_id_that_of_the_gone_connection_ends(state: ClusterState) -> None:
+    older, newer = (
+        state.send(Acquire("pool", 0, 0, "", limit=2), session="s2", connection=connection).granted.token
+        for connection in (5, 6)
+    )
+    assert state.send(RequestOrphaned("pool", 5), session="s2").count == 1
+    assert [holder.token for holder in state.machine.inspect("pool").holders] == [newer]
+    assert older < newer
+
+
 def test_g4_a_private_grant_that_nobody_heard_of_ends_with_its_session(state: ClusterState) -> None:
     uuid = "1d3a4f5e-0000-4000-8000-000000000001"
     state.acquire("b", "p1", ttl_ms=4_000, request=uuid, connection=5)

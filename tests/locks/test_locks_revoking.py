@@ -5,6 +5,7 @@ import pytest
 from lockd.ids import SessionId
 from lockd.locks.commands import (
     MAX_HOLD,
+    WAIT_FOREVER,
     AcknowledgeNotices,
     Acquire,
     AcquireAll,
@@ -247,6 +248,15 @@ def test_a_lock_in_its_delay_is_forgotten_after_it() -> None:
     assert cluster.machine.stats.locks == 1
     cluster.pass_ms(15_000)
     assert cluster.machine.stats.locks == 0
+
+
+def test_a_lock_in_its_delay_shows_no_limit_that_nobody_asks_for_any_more() -> None:
+    cluster = opened()
+    break_it(cluster, delayed(cluster), now=True)
+    cluster.send(Acquire("a", 0, WAIT_FOREVER, "", limit=3), session="s2", request=1)
+    assert cluster.machine.inspect("a").limit == 3
+    cluster.cancel("a", "s2", 1)
+    assert cluster.machine.inspect("a").limit == 0
 
 
 def test_metadata_can_be_changed_by_the_holder_alone() -> None:
