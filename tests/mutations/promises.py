@@ -109,4 +109,22 @@ MUTATIONS: tuple[Mutation, ...] = (
         # Nothing noticed.
         ("tests/server/test_server_checkpoints_overtaken.py",),
     ),
+    Mutation(
+        "a pause is made up for, an election timeout a turn",
+        "T1",
+        "lockd/server/leadership.py",
+        "        self._seen_ms = now_ms\n",
+        "        self._seen_ms += elapsed\n",
+        # Nothing noticed.
+        ("tests/server/test_server_driver_clock.py::test_t1_one_turn_adds_at_most_an_election_timeout",),
+    ),
+    Mutation(
+        "hashes of nodes that do not vote make a quorum",
+        "C11",
+        "lockd/server/checkpoints.py",
+        "agreed = [voter for voter in voters if hashes.get(voter) == theirs]",
+        "agreed = [node for node in hashes if hashes[node] == theirs]",
+        # Nothing noticed.
+        ("tests/server/test_server_checkpoints.py::test_c11_those_who_do_not_vote_are_no_quorum",),
+    ),
 )
