@@ -120,7 +120,8 @@ class Watching:
         for prefix, watches in self._live.items():
             message = encode_push("lock.progress", replies.watch_progress(prefix, self._history.revision))
             for watch in watches:
-                if watch.is_quiet and watch.client.has_room():
+                has_begun = watch.cursor < self._history.revision  # or it waits for one yet to come
+                if has_begun and watch.is_quiet and watch.client.has_room():
                     watch.client.push(message, None)
                 watch.is_quiet = True
 
