@@ -141,8 +141,8 @@ class EndedNotice(msgspec.Struct, frozen=True, array_like=True):
 
 class RenewalReply(msgspec.Struct, frozen=True):
     ttl_ms: Ttl
-    ended: tuple[EndedNotice, ...] = ()
-    """What has not been acknowledged yet."""
+    ended: tuple[EndedNotice, ...]
+    """What has not been acknowledged yet. Always there: no other answer may pass for a renewal."""
 
 
 class GrantReply(msgspec.Struct, frozen=True):

@@ -133,7 +133,8 @@ class Peer:
 
     def push(self, kind: str, message: Reply) -> None:
         for writer in self._writers:
-            writer.write(encode_push(kind, message))
+            if not writer.transport.is_closing():
+                writer.write(encode_push(kind, message))
 
     def of(self, verb: str) -> list[list[str]]:
         """The commands of this verb so far."""

@@ -57,7 +57,7 @@ def test_k1_the_time_that_an_answer_takes_is_the_clients_loss() -> None:
             assert grant.remaining(clock()) == pytest.approx(TTL_S - MARGIN_S - 2.0)
 
             clock.now += 3.0
-            peer.script("SESSION.KEEPALIVE", slowly({"ttl_ms": 10_000}))
+            peer.script("SESSION.KEEPALIVE", slowly({"ttl_ms": 10_000, "ended": []}))
             await engine._keeper.renew(grant, 0.0)
             assert grant.remaining(clock()) == pytest.approx(TTL_S - MARGIN_S - 2.0)
             await engine.close()
@@ -112,7 +112,7 @@ def test_k1_a_machine_that_slept_has_lost_the_lease_before_any_timer_runs() -> N
             clock = Clock()
             engine = an_engine(peer, clock)
             grant = await acquire(engine)
-            peer.script("SESSION.KEEPALIVE", lambda _: _slept(clock, {"ttl_ms": 10_000}))
+            peer.script("SESSION.KEEPALIVE", lambda _: _slept(clock, {"ttl_ms": 10_000, "ended": []}))
             engine._keeper.renew_now()
             await peer.heard("SESSION.KEEPALIVE")
             assert grant.remaining(clock()) == 0.0
