@@ -49,6 +49,7 @@ class NodeMetrics(Collector):
             ),
             ("lockd_sessions", "Sessions that are open.", status.sessions),
             ("lockd_locks", "Locks that are held or waited for.", status.locks),
+            ("lockd_waiters", "Requests that wait.", status.waiters),
             ("lockd_revision", "The counter of lock events.", status.revision),
             (
                 "lockd_calls_open",

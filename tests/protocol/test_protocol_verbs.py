@@ -276,6 +276,7 @@ def test_every_verb_has_an_arity_and_a_text() -> None:
 known = st.sampled_from(
     [name for verb in VERBS for name in verb.split(b" ")]
     + [b"SESSION", b"TTL", b"WAIT", b"FOREVER", b"NOTIFY", b"META", b"REQUEST", b"COUNT", b"AUTH", b"STALE"]
+    + [b"MODE", b"shared", b"LIMIT", b"WEIGHT", b"MAXHOLD", b"DELAY", b"ACK", b"FROM", b"REASON", b"NOW"]
     + [S.encode(), UUID.encode(), b"5000", b"1", b"{}", b"3"]
 )
 

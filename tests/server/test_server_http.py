@@ -258,6 +258,21 @@ def test_g11_rights_are_those_of_the_client_protocol(tmp_path: Path) -> None:
     run(main())
 
 
+def test_p6_a_web_page_may_look_and_change_nothing_where_everyone_is_let_in() -> None:
+    """DNS rebinding: to the browser it is a page of this node's."""
+
+    async def main() -> None:
+        async with serving() as served:
+            origin = {"origin": "http://evil.example:7422"}
+            asked = {"lock": "k", "ttl_ms": 5000}
+            found = await served.http.post("/v1/locks/acquire", json=asked, headers=origin)
+            assert (found.status_code, found.json()["error"]) == (403, "NOPERM")
+            assert served.node.batches == []
+            assert (await served.http.get("/v1/locks", headers=origin)).status_code == 200
+
+    run(main())
+
+
 class Hung:
     """A request whose client is there until it hangs up, without httpx."""
 
