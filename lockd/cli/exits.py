@@ -106,7 +106,14 @@ def facts_of(error: Exception) -> dict[str, Any]:
     """What an error knows besides its text, for --json."""
     match error:
         case LockTimeout():
-            return {"lock": error.lock, "holder": error.holder}
+            return {
+                "lock": error.lock,
+                "holder": error.holder,
+                "owner": error.owner,
+                "meta": error.meta,
+                "held_ms": error.held_ms,
+                "queue_length": error.queue_length,
+            }
         case LeaseLost():
             return {"lock": error.lock, "token": error.token}
         case _:

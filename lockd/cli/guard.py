@@ -1,8 +1,9 @@
 """Who ends the command of `lockd run` when `lockd run` itself can't: it was killed, or is paused.
 
 A process of its own that is told, over a pipe, until when the command's process group may run. If
-the pipe closes without a farewell it sends TERM, and KILL soon; if the time passes without another
-word it sends KILL. It is forked before any thread is started, and holds nothing but the pipe.
+the pipe closes it sends TERM, and KILL soon; if the time passes without another word it sends KILL.
+It is forked before any thread is started, and holds nothing but the pipe. `lockd run` ends it when it
+is not needed any more.
 """
 
 import contextlib
@@ -19,7 +20,6 @@ from lockd.client import clock
 
 _WORD: Final = struct.Struct("<d")
 """A deadline in seconds of the client's clock. It goes through the pipe whole."""
-_FAREWELL: Final = -math.inf
 _UNTOLD_SECONDS: Final = 5.0
 """Between TERM and KILL when `lockd run` is gone, however much is left of the lease."""
 _LOOK_SECONDS: Final = 0.25
@@ -27,7 +27,7 @@ _LOOK_SECONDS: Final = 0.25
 
 
 class Guard:
-    """The end of the pipe that `lockd run` holds. Leaving the block is the farewell."""
+    """The end of the pipe that `lockd run` holds. Leaving the block ends the guard."""
 
     def __init__(self, child: ProcessGroup) -> None:
         """Fork. No thread may have been started yet. The child may run for ever until `allow`."""
@@ -49,18 +49,15 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tell(_FAREWELL)
+        os.kill(self._process, signal.SIGKILL)  # also when somebody has paused it
         os.close(self._pipe)
         os.waitpid(self._process, 0)
 
     def allow(self, seconds: float) -> None:
         """The child's group may run for so long from now, unless this is called again."""
-        self._tell(clock.now() + seconds)
-
-    def _tell(self, deadline: float) -> None:
         # BrokenPipeError: somebody ended the guard. BlockingIOError: it is paused.
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
-            os.write(self._pipe, _WORD.pack(deadline))
+            os.write(self._pipe, _WORD.pack(clock.now() + seconds))
 
 
 def _detach(pipe: int) -> None:
@@ -83,6 +80,4 @@ def _watch(pipe: int, child: ProcessGroup) -> None:
             child.stop(kill_after=min(_UNTOLD_SECONDS, max(0.0, deadline - clock.now())))
             return
         (deadline,) = _WORD.unpack(words[-_WORD.size :])
-        if deadline == _FAREWELL:
-            return
     child.send(signal.SIGKILL)

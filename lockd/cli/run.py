@@ -201,6 +201,7 @@ class _Supervision:
 
     def until_gone(self) -> int:
         """Returns the command's status once all of its group is gone. Raises LeaseLost, then too."""
+        self._lease.check()  # it may have been lost on the way here
         self._guard.allow(self._lease.remaining())
         with self._terminal.lent_to(self._child):
             self._child.begin(_environment(self._lease))

@@ -63,6 +63,8 @@ def test_a_busy_lock_is_status_1_and_names_its_holder(lockd: Lockd) -> None:
     assert error["error"] == "LockTimeout"
     assert error["lock"] == "busy"
     assert error["holder"].startswith("session ")
+    assert (error["queue_length"], error["meta"]) == (0, None)
+    assert error["held_ms"] >= 50
     assert error["exit_status"] == 1
 
 

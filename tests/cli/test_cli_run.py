@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import lockd
+from lockd.cli.options import Access
+from lockd.cli.run import run_under
 from lockd.client import inspection
 from tests.processes import (
     PATIENCE_S,
@@ -302,6 +304,37 @@ def test_a_killed_lockd_run_takes_its_child_with_it(own_node: LockdProcess, tmp_
         eventually(lambda: not is_alive(child), "the child is gone")
         assert not is_free(own_node, "k")
     assert said.read_text() == "term\n"
+
+
+def test_a_paused_guard_does_not_keep_lockd_run(node: LockdProcess, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"echo $$; while [ ! -e {go} ]; do sleep 0.05; done; exit 3"
+    with running(node, "paused guard", "sh", "-c", script) as process:
+        child = int(read_line(process))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (guard,) = {int(pid) for pid in children} - {child}
+        os.kill(guard, signal.SIGSTOP)
+        go.touch()
+        assert process.wait(PATIENCE_S) == 3
+        assert not is_alive(guard)
+
+
+def test_a_command_is_not_begun_under_a_lease_that_is_lost_already(
+    node: LockdProcess, tmp_path: Path
+) -> None:
+    """SAFETY K3."""
+    ran = tmp_path / "ran"
+
+    def obtain(client: lockd.Client) -> lockd.Lease:
+        lease = client.acquire("late")
+        assert node.ask("LOCK.BREAK", "late", lease.token, "REASON", "test", "NOW") == 1
+        assert lease.wait_lost(PATIENCE_S)
+        return lease
+
+    access = Access(node.endpoint, "", "", None)
+    with pytest.raises(lockd.LeaseLost):
+        run_under(access, ttl=TTL_S, command=("touch", str(ran)), obtain=obtain)
+    assert not ran.exists()
 
 
 def test_what_is_left_behind_ends_with_the_lease_at_the_latest(
