@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
-from lockd.client import clock, cluster, fork, inspection
+from lockd.client import cluster, fork, inspection
 from lockd.client.blocks import OnLostName
 from lockd.client.decorator import (
     AsyncLocked,
@@ -316,7 +316,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         if self._direct is None or (self._direct.loop is not loop and self._direct.loop.is_closed()):
             # A loop that is closed keeps nothing alive: its leases end by the clock.
-            self._direct = _Direct(Engine(self._options, clock.now), loop)
+            self._direct = _Direct(Engine(self._options, self._options.clock), loop)
         elif self._direct.loop is not loop:
             raise RuntimeError("this AsyncClient is used on another event loop; make one for each loop")
         return self._direct

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from lockd.client import fork, inspection, queries
 from lockd.client.acquiring import Acquiring
+from lockd.client.clock import TurnedClock
 from lockd.client.demand import Demand
 from lockd.client.duties import Duties, Duty
 from lockd.client.inspection import LockInfo, SessionInfo
@@ -58,6 +59,18 @@ class Engine:
         self.is_closed = False
         # Not only the client's: a lease may outlive the client that it came from.
         fork.watch(self)
+        if isinstance(clock, TurnedClock):
+            clock.lead(self)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it runs."""
+        return self._loop
+
+    @property
+    def clock(self) -> Clock:
+        """By which its leases end."""
+        return self._clock
 
     # Locks.
 
@@ -278,6 +291,10 @@ class Engine:
         if self._keeper.session is not None:
             self._keeper.session.trust.end(fork.FORKED)
         return self
+
+    def clock_was_turned(self, then: Callable[[], None]) -> None:
+        """End or renew the session, if that is due by the clock, and call `then` after that. Any thread."""
+        self._loop.call_soon_threadsafe(self._keeper.look_at_clock, then)
 
     def _check_open(self) -> None:
         if self.is_closed:

@@ -185,6 +185,17 @@ class Keeper:
         if session is not None and not session.may_be_relied_on(self._clock()):
             self.end(session, "its deadline passed without an answered renewal")
 
+    def look_at_clock(self, then: Callable[[], None]) -> None:
+        """It was turned: end the session or renew it, if that is due, and call `then` after that."""
+        self.check_deadline()
+        if self.session is None or self._clock() < self.session.renew_at():
+            then()
+            return
+        renewed: asyncio.Future[None] = self._loop.create_future()
+        renewed.add_done_callback(lambda _: then())
+        self._need_renewal.append(renewed)
+        self.renew_now()
+
     def _at_deadline(self, session: Session) -> None:
         self.check_deadline()
         if session is self.session:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from lockd.client import clock
+from lockd.client.lease import Clock
+
 DEFAULT_PORT: Final = 7420
 DEFAULT_ENDPOINTS: Final = f"127.0.0.1:{DEFAULT_PORT}"
 ENDPOINTS_VARIABLE: Final = "LOCKD_ENDPOINTS"
@@ -70,6 +73,8 @@ class ClientOptions:
     tls: ssl.SSLContext | None = None
     user: str = ""
     password: str = field(default="", repr=False)
+    clock: Clock = clock.now
+    """By which leases end: the machine's, but for nodes under test."""
 
     @classmethod
     def build(
@@ -95,6 +100,7 @@ class ClientOptions:
             tls=ssl.create_default_context() if tls is True else tls or None,
             user=user,
             password=password,
+            clock=clock.of_endpoints(where),
         )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any
 
-from lockd.client import clock
 from lockd.client.blocks import Exit
 from lockd.client.callers import Caller
 from lockd.client.demand import Demand
@@ -23,7 +22,7 @@ class AsyncLease(LeaseView):
     """A held lock, for asyncio. Its `release`, `check`, `update_meta` and `wait_lost` are awaited."""
 
     def __init__(self, grant: Grant, caller: Caller) -> None:
-        super().__init__(grant, clock.now)
+        super().__init__(grant, caller.engine.clock)
         self._caller = caller
 
     def check(self, need: float = 0.0) -> Awaitable[None]:

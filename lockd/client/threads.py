@@ -42,7 +42,7 @@ class Runtime:
 
 
 async def _make_engine(options: ClientOptions) -> Engine:
-    return Engine(options, clock.now)
+    return Engine(options, options.clock)
 
 
 def _abandon(portal: Portal, engine: Engine, pid: int) -> None:
@@ -65,7 +65,7 @@ class Lease(LeaseView):
     """A held lock. Safe to use from any thread."""
 
     def __init__(self, grant: Grant, runtime: Runtime | None) -> None:
-        super().__init__(grant, clock.now)
+        super().__init__(grant, clock.now if runtime is None else runtime.engine.clock)
         self._runtime = runtime
 
     @classmethod
