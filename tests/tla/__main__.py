@@ -58,8 +58,10 @@ def _check(tlc: Tlc, recordings: Sequence[Recording]) -> int:
     for verdict in verdicts:
         if not verdict.accepted:
             print(f"REFUSED   {verdict.recording.name}: {verdict.why}")
+        elif verdict.recording.failed:
+            print(f"FAILED    {verdict.recording.name}: {verdict.recording.end}")
     _print_what_was_met(recordings)
-    accepted = sum(verdict.accepted for verdict in verdicts)
+    accepted = sum(verdict.accepted and not verdict.recording.failed for verdict in verdicts)
     false = [recording for one in falsifications() if (recording := one.of(recordings)) is not None]
     refused = sum(_is_refused(verdict) for verdict in _verdicts(tlc, false))
     caught, bugs = _try_mutants(tlc)

@@ -120,3 +120,5 @@ class Recording:
     """What the entries that change the configuration lead to, by index and term."""
     end: str
     """Why the recording ends here."""
+    failed: bool = False
+    """It ends because the core, or the cluster around it, found its state to be wrong."""

@@ -87,7 +87,7 @@ class RecordedNetwork(Network):
             self.restart(node_id)
         self._recording = True
 
-    def recording(self, name: str, end: str) -> Recording:
+    def recording(self, name: str, end: str, *, failed: bool) -> Recording:
         return Recording(
             name,
             self.founders,
@@ -96,6 +96,7 @@ class RecordedNetwork(Network):
             tuple(self.events),
             dict(self.changes),
             end,
+            failed,
         )
 
     def restart(self, node_id: int) -> RaftNode:
@@ -199,10 +200,10 @@ class RecordedNetwork(Network):
         while (ready := node.ready()) is not None:
             for message in (*ready.send_now, *ready.send_after_durable):
                 self._tell_sent(message)
-                if message.receiver != identity:
-                    self._held[identity].append(message)
-            if self.sends_at_once:
-                self._send_now(identity, ready)
+            for message in ready.send_now:
+                self._send_now(message)
+            later = (message for message in ready.send_after_durable if message.receiver != identity)
+            self._held[identity].extend(later)
             ack = None
             if ready.append.terms and node.role is Role.LEADER:
                 ack = AppendEntriesReply(
@@ -302,12 +303,14 @@ class RecordedNetwork(Network):
         if left and node.term == before.term and not heard_leader:
             self._emit(Event(Action.STEP_DOWN, identity))
 
-    def _send_now(self, identity: NodeId, ready: Ready) -> None:
-        for message in ready.send_now:
-            self._held[identity].remove(message)
-            self.in_flight.append(message)
-            if self._is_seen(message):
-                self._emit(Event(Action.SEND_NOW, identity, message))
+    def _send_now(self, message: Message) -> None:
+        """Let a message go, unless in this run all wait for the disk."""
+        if not self.sends_at_once:
+            self._held[message.sender].append(message)
+            return
+        self.in_flight.append(message)
+        if self._is_seen(message):
+            self._emit(Event(Action.SEND_NOW, message.sender, message))
 
     def _tell_sent(self, message: Message) -> None:
         """Replies are told along with what they answer."""

@@ -53,7 +53,7 @@ class Scenario:
 
         A core that finds its own state wrong ends the recording as well; what it did before is in it.
         """
-        end = f"{events_max} events"
+        end, failed = f"{events_max} events", False
         actions, weights = [act for _, act in self.actions], [weight for weight, _ in self.actions]
         try:
             for action in self.random.choices(actions, weights, k=_ROUNDS_MAX):
@@ -63,8 +63,8 @@ class Scenario:
         except BeyondTheSpecification as beyond:
             end = str(beyond)
         except (AssertionError, CorruptData) as wrong:
-            end = f"{type(wrong).__name__}: {wrong}"
-        return self.network.recording(f"seed {self.seed}", end)
+            end, failed = f"{type(wrong).__name__}: {wrong}", True
+        return self.network.recording(f"seed {self.seed}", end, failed=failed)
 
     def _config(self, node_id: NodeId) -> RaftConfig:
         """Appends are small, so that an old term's entries are acknowledged one by one."""

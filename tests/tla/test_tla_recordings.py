@@ -34,6 +34,7 @@ def test_a_seed_gives_the_same_recording_each_time() -> None:
 
 def test_what_is_recorded_is_worth_checking(recordings: list[Recording]) -> None:
     """A recording in which nothing happens proves nothing."""
+    assert not any(recording.failed for recording in recordings)
     assert all(len(recording.events) >= EVENTS_MAX for recording in recordings), "one ended early"
     met = Counter(event.action for recording in recordings for event in recording.events)
     assert met[Action.NOTHING] == 0
