@@ -54,7 +54,7 @@ class AdminServer:
     def __init__(self, node: Served, *, users: Users | None, version: str) -> None:
         self._node = node
         self._openapi = document(version)
-        api = Api(node.listener.service, node.driver.history, users)
+        self._api = Api(node.listener.service, node.driver.history, users)
         self._metrics = NodeMetrics(node.driver)
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -64,7 +64,7 @@ class AdminServer:
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics_text),
                 Route("/v1/openapi.json", self._openapi_text),
-                *api.routes,
+                *self._api.routes,
                 *page_routes(),
             ]
         )
@@ -91,6 +91,7 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Close every connection, those with an answer on its way after a short grace."""
+        self._api.stop()
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             done, _ = await asyncio.wait([self._task], timeout=2 * _GRACE_S)

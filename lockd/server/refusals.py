@@ -6,7 +6,8 @@ import re
 from lockd.locks.commands import Refused
 from lockd.protocol.resp import encode_error
 
-_NOT_PLAIN = re.compile(r"[^ -~]")
+_NOT_PLAIN = re.compile(r"[^ -{}~]")
+"""All but ASCII that can be printed, and `|`: the last one of a line is what the facts begin after."""
 
 
 def encode_refusal(refused: Refused) -> bytes:

@@ -15,7 +15,7 @@ UUID = "6e0d56a2-93a4-4a8f-8ad3-0123456789ab"
 
 def facts(refusal: str) -> Any:
     """What a refusal says after its text."""
-    return json.loads(refusal.partition(" | ")[2])
+    return json.loads(refusal.rpartition(" | ")[2])
 
 
 async def holder_and(served: Serving, *options: object, resp: int = 2) -> tuple[Client, str, dict[str, Any]]:
@@ -175,6 +175,26 @@ def test_a_refusal_tells_who_holds_it(run: Run) -> None:
             assert (ended["meta"], ended["held_ms"], ended["queue_length"]) == (meta, 2500, 1)
             timeout = facts(str(await blocked.reply()))
             assert (timeout["holder"], timeout["held_ms"], timeout["queue_length"]) == ("billing", 2500, 0)
+
+    run(main())
+
+
+@run_on_loops()
+def test_p6_no_name_breaks_out_of_a_refusal(run: Run) -> None:
+    """Whatever a lock, an owner or metadata has in it, the facts are what follows the last bar."""
+
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.client()
+            name = 'k | {"lock": "other"} | é\U0001d11e\\'
+            session = await served.session(client, 10_000, "NAME", 'n" | {')
+            meta = json.dumps({"a | {": " | {\\", "\x7f": "\u2028"}, ensure_ascii=False)
+            options = ("SESSION", session, "OWNER", "o | {", "META", meta)
+            await client.ask("LOCK.ACQUIRE", name, *options)
+            busy = await client.refused("LOCK.ACQUIRE", name, "TTL", 5000)
+            found = facts(busy)
+            assert (found["lock"], found["holder"], found["owner"]) == (name, 'n" | {', "o | {")
+            assert found["meta"] == json.loads(meta)
 
     run(main())
 

@@ -54,6 +54,16 @@ def test_g4_the_wait_of_a_client_that_hangs_up_is_withdrawn(node: LockdProcess) 
     eventually(lambda: queue_length(node) == 0, "an empty queue")
 
 
+def test_who_waits_for_events_does_not_hold_up_a_stop(node: LockdProcess) -> None:
+    request = b"GET /v1/locks/events?wait_ms=60000 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", node.ports.http), timeout=10) as waiting:
+        waiting.sendall(request)
+        assert httpx.get(url(node, "/healthz")).status_code == 200
+        assert node.terminate() == 0
+        assert waiting.recv(100).startswith(b"HTTP/1.1 503 ")
+    assert "Exception" not in node.log_text()
+
+
 def test_the_page_and_the_document_are_there(node: LockdProcess) -> None:
     assert "<title>lockd</title>" in httpx.get(url(node, "/")).text
     found = httpx.get(url(node, "/v1/openapi.json")).json()

@@ -89,11 +89,17 @@ class Api:
         self._users = users
         self._waiting = 0
         self._news = asyncio.Event()
+        self._is_stopping = False
         history.subscribe(self._on_events, lambda _: self._on_events(()))
         self.routes = [
             Route(row.path, self._endpoint(row, self._carry_out), methods=[row.method]) for row in ENDPOINTS
         ]
         self.routes.append(Route(EVENTS.path, self._endpoint(EVENTS, self._read_events), methods=["GET"]))
+
+    def stop(self) -> None:
+        """Whoever waits for events is told that this node is going; the driver tells all others."""
+        self._is_stopping = True
+        self._news.set()
 
     def _endpoint(
         self,
@@ -175,6 +181,8 @@ class Api:
         after = self._history.revision if request.after is None else request.after
         deadline = asyncio.get_running_loop().time() + asked.wait_ms / 1000
         while refused is None:
+            if self._is_stopping:
+                return Refused("UNAVAILABLE", "this node is stopping")
             if not self._history.reaches(after):
                 return Refused("GONE", replies.gone_text(after))
             events, after = self._events_after(after, request.prefix)
