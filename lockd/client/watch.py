@@ -107,8 +107,11 @@ class Watcher:
                 while not self._has_begun and not self._is_over:
                     await self._wait()
         except TimeoutError:
-            assert self._call is not None, "it was sent"
-            self._end(self._link.unanswered(self._call, changes=False))
+            if self._forgetful:
+                self._end(_gone("no other node was reached", self.prefix, self._revision))
+            else:
+                assert self._call is not None, "it was sent"
+                self._end(self._link.unanswered(self._call, changes=False))
         if self._error is not None and not self._has_begun:
             raise self._error
         return self._start or 0

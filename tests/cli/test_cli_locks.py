@@ -256,6 +256,10 @@ def test_users_come_in_with_their_password(tmp_path: Path) -> None:
         variables = {"LOCKD_USER": "me", "LOCKD_PASSWORD": "secret"}
         assert run_lockd("ls", *access, environ=variables).returncode == 0
         assert run_lockd("ls", *access).returncode == 2
+        breaking = ("break", "k", "--token", "1", "--reason", "x", "--json")
+        refused = run_lockd(*breaking, *access, environ=variables)
+        assert refused.returncode == 2
+        assert json.loads(refused.stderr)["error"] == "AccessDenied", "that takes another role"
         wrong = run_lockd("ls", *access, "--json", environ=variables | {"LOCKD_PASSWORD": "wrong"})
         assert wrong.returncode == 2
         assert json.loads(wrong.stderr)["error"] == "AccessDenied"

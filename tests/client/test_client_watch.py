@@ -6,14 +6,15 @@ import os
 import random
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import lockd
 from lockd.client import watch as watching
-from lockd.client.feeds import AsyncFeed
+from lockd.client.feeds import AsyncFeed, Feed
 from lockd.client.inspection import LockEvent
+from lockd.client.threads import Runtime
 from tests.client.history import History, event_of
 from tests.client.peer import HANG_UP, SILENCE, Error, Peer, option
 
@@ -171,6 +172,8 @@ def test_a_watch_for_which_nothing_happened_goes_on_from_where_it_was_told_to_be
                 source = events._source
                 assert isinstance(source, watching.Watcher)
                 await until(lambda: source._revision == 9)
+                first.push("lock.progress", {"prefix": "a", "revision": 3})
+                first.push("lock.event", event_of(5, "a"))
                 history.forgotten[second] = 9
                 await first.stop()
                 history.happen("a")
@@ -196,6 +199,22 @@ def test_a_node_that_may_have_them_is_waited_for() -> None:
                 await second.heard("LOCK.WATCH", 3)
                 await first.listen(port)
                 assert await revisions(events, 1) == [1]
+            await client.close()
+
+    run(main())
+
+
+def test_but_no_longer_than_a_ttl() -> None:
+    async def main() -> None:
+        async with Peer() as first, Peer() as second:
+            history = History(first, second)
+            history.happen("missed")
+            history.forgotten[second] = 1
+            client = lockd.AsyncClient([first.endpoint, second.endpoint], ttl=0.5)
+            await first.stop()
+            with pytest.raises(lockd.WatchGone):
+                await anext(client.watch(revision=0))
+            assert len(second.of("LOCK.WATCH")) > 2, "and it did not give up at once"
             await client.close()
 
     run(main())
@@ -231,11 +250,14 @@ def test_events_that_nobody_takes_do_not_pile_up_and_are_not_lost(monkeypatch: p
             async with client.watch() as events:
                 for _ in range(35):
                     history.happen("a")
-                await peer.heard("LOCK.WATCH")
-                assert await revisions(events, 1) == [1]
                 source = events._source
                 assert isinstance(source, watching.Watcher)
-                assert len(source._events) <= 10
+                await until(lambda: len(source._events) >= 10)
+                for _ in range(50):
+                    await client.status()  # time in which it could come back
+                assert len(source._events) == 10
+                assert len(peer.of("LOCK.WATCH")) == 1
+                assert await revisions(events, 1) == [1]
                 assert await revisions(events, 34) == list(range(2, 36))
                 history.happen("a")
                 assert await revisions(events, 1) == [36]
@@ -436,6 +458,45 @@ def test_threads_iterate_and_one_ends_it_for_the_other() -> None:
                 assert entered.revision == 2
                 await asyncio.to_thread(client.close)
                 assert list(entered) == []
+
+    run(main())
+
+
+class _AnswerLost(Exception):
+    pass
+
+
+class LosesAnswers:
+    """A thread's way to its engine on which an answer can be lost, as by Ctrl-C while it arrives."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.engine = runtime.engine
+        self.loses_next = False
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], give_back: Any = None) -> Any:
+        answer = self._runtime.run(coroutine, give_back)
+        if self.loses_next:
+            self.loses_next = False
+            raise _AnswerLost
+        return answer
+
+
+def test_an_iteration_that_is_interrupted_loses_nothing() -> None:
+    async def main() -> None:
+        async with Peer() as peer:
+            history = History(peer)
+            with lockd.Client(peer.endpoint) as client:
+                runtime = LosesAnswers(client._started())
+                feed = Feed(cast("Any", lambda: runtime), lambda engine: engine.watch("", 0))
+                await asyncio.to_thread(feed.__enter__)
+                history.happen("a")
+                history.happen("b")
+                runtime.loses_next = True
+                with pytest.raises(_AnswerLost):
+                    await asyncio.to_thread(next, feed)
+                assert [(await asyncio.to_thread(next, feed)).revision for _ in range(2)] == [1, 2]
+                await asyncio.to_thread(client.close)
 
     run(main())
 
