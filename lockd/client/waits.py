@@ -69,7 +69,10 @@ class Wait:
     def on_reply(self, reply: Any) -> None:
         """The reply to its command. It may be sent again after `queued`, and then it comes again."""
         if isinstance(reply, LockTimeout):
-            reply.lock = reply.lock or self.demand.lock
+            if reply.lock and reply.lock not in self.demand.locks:
+                reply = OutcomeUnknown(f"the node's answer is of another lock: {reply}")
+            else:
+                reply.lock = reply.lock or self.demand.lock
         if isinstance(reply, LockdError):
             self.refuse(reply)
         elif isinstance(reply, dict) and reply.get("status") == "queued":

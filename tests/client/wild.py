@@ -179,7 +179,8 @@ class WildPeer(Peer):
         if words not in self._waiting:
             if not self._is_free(words, self._waiting):
                 if "WAIT" not in words:
-                    return Error('BUSY held | {"lock":"a","holder":"wild","held_ms":1,"queue_length":0}')
+                    named = f'{{"lock":"{locks_of(words)[0]}","holder":"wild"}}'
+                    return Error(f"BUSY held | {named}")
                 self._waiting.append(words)
                 return self.queued(words)
             return self._grant_of(words, self._hold(words))
@@ -281,9 +282,9 @@ class WildPeer(Peer):
         if kind is Mischief.LATE:
             self._late.setdefault(writer, [])
         if writer not in self._muted:
-            self._say(
-                answer * (2 if kind is Mischief.TWICE else 1), writer, words, waits=kind is Mischief.DISORDER
-            )
+            # A number says nothing of what it answers, so it comes once.
+            count = 2 if kind is Mischief.TWICE and not answer.startswith(b":") else 1
+            self._say(answer * count, writer, words, waits=kind is Mischief.DISORDER)
         return True
 
     def _next_mischief(self, words: list[str]) -> tuple[Mischief | None, Reply]:
