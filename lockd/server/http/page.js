@@ -78,7 +78,7 @@ function showLocks(page) {
       const line = row([
         first ? lock.lock : "",
         first ? mode(lock) : "",
-        who(holder) + (lock.limit ? `, ${holder.weight}` : "") + (holder.ending ? `, ${holder.ending}` : ""),
+        who(holder) + (lock.limit ? `, units: ${holder.weight}` : "") + (holder.ending ? `, ${holder.ending}` : ""),
         holder.owner,
         holder.token,
         duration(holder.held_ms),
