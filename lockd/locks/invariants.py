@@ -71,6 +71,7 @@ def _check_holders(state: LockState, lock: Lock) -> None:
         assert holder.mode == lock.mode, f"{lock.name} is held as {lock.mode} and as {holder.mode}"
         assert token <= lock.granted_last, f"{lock.name} has a younger grant than its last"
     # P1: one exclusive grant, or shared ones, or no more units than there are.
+    assert lock.is_wanted or not lock.limit, f"{lock.name} keeps a limit of nobody's"
     if lock.limit:
         assert lock.used <= lock.limit, f"P1: more units of {lock.name} than there are"
     else:
@@ -117,7 +118,9 @@ def _check_sessions(state: LockState, live: dict[int, Request]) -> None:
         session.answers.check_invariants()
         _check_indexes(session)
         assert all(0 < number <= session.noticed for number in session.notices), "a notice never given"
-        assert len(session.notices) <= max(state.limits.notices_per_session_max, len(session.requests)), (
+        past = [number for number, notice in session.notices.items() if notice.token not in state.revoked]
+        assert sorted(session.past_notices) == past, f"session {session.number} miscounts its notices"
+        assert len(session.notices) <= state.limits.notices_per_session_max or not past, (
             "C10: notices without bound"
         )
         if session.is_private:

@@ -84,6 +84,13 @@ class _Rebuilding:
         for lock in self._locks:
             _require(not lock.is_free, "a lock that nobody holds or wants")
             _require(not (lock.limit and not lock.is_wanted), "a limit of nobody's")
+        kept, revoked = self.state.limits.notices_per_session_max, self.state.revoked
+        for session in self._by_number.values():
+            session.past_notices = [
+                number for number, notice in session.notices.items() if notice.token not in revoked
+            ]
+            is_bounded = len(session.notices) <= kept or not session.past_notices
+            _require(is_bounded, "more notices than session {} keeps", session.number)
 
     # Each takes one record and returns its place: the section, then the keys within it.
 

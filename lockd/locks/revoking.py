@@ -56,13 +56,12 @@ def acknowledge_notices(state: LockState, command: Command, operation: Acknowled
     session = state.sessions.get(command.session)
     if session is None or session.user != command.user:
         return NO_SESSION
-    known = [number for number in session.notices if number <= operation.number]
-    tokens = sorted(session.notices.pop(number).token for number in known)
-    for token in tokens:
+    dropped = session.acknowledge(operation.number)
+    for token in sorted(notice.token for notice in dropped):
         grant = state.revoked.get(token)
-        if grant is not None and grant.notice <= operation.number:
+        if grant is not None:
             pass_on(state, grant)
-    return Changed(len(known))
+    return Changed(len(dropped))
 
 
 def free_revoked(state: LockState, command: Command, operation: FreeRevoked) -> Outcome:

@@ -1,5 +1,8 @@
 """A session: a client's liveness with the cluster, what it holds and waits for, what it was told."""
 
+import heapq
+import itertools
+
 from lockd.locks.answers import SessionAnswers
 from lockd.locks.commands import Notice
 from lockd.locks.queues import Lock, Phase, Request
@@ -23,6 +26,7 @@ class Session:
         "notices",
         "number",
         "owners",
+        "past_notices",
         "requests",
         "silent_ms",
         "stands",
@@ -55,6 +59,8 @@ class Session:
         """The same by owner, then ticket, of those that have an owner (G8)."""
         self.notices: dict[int, Notice] = {}
         """What it has not acknowledged, by number (K7)."""
+        self.past_notices: list[int] = []
+        """The numbers of those whose grants have ended, as a heap: the oldest is forgotten first."""
         self.noticed = 0
         """The number of its last notice."""
         self.answers = SessionAnswers(answers_kept)
@@ -67,6 +73,25 @@ class Session:
     def requests_by_lock(self) -> list[Request]:
         """What it holds and waits for, sorted by the first lock's name, then ticket (G6)."""
         return sorted(self.requests.values(), key=lambda request: (request.lock.name, request.ticket))
+
+    def notice_is_past(self, number: int) -> None:
+        """The grant of that notice has ended; if it is not acknowledged yet, it may be forgotten."""
+        if number in self.notices:
+            heapq.heappush(self.past_notices, number)
+
+    def forget_notices(self, kept: int) -> None:
+        """Keep so many notices, or one for each revoked grant that has not ended, if those are more."""
+        while len(self.notices) > kept and self.past_notices:
+            del self.notices[heapq.heappop(self.past_notices)]
+
+    def acknowledge(self, number: int) -> list[Notice]:
+        """Drop the notices up to that number, and return them."""
+        while self.past_notices and self.past_notices[0] <= number:
+            heapq.heappop(self.past_notices)
+        dropped = list(itertools.takewhile(lambda notice: notice.number <= number, self.notices.values()))
+        for notice in dropped:
+            del self.notices[notice.number]
+        return dropped
 
     def add(self, request: Request) -> None:
         """Enter a request that was taken in."""

@@ -244,15 +244,8 @@ class LockState:
         session.noticed += 1
         request.notice = session.noticed
         session.notices[session.noticed] = Notice(session.noticed, lock.name, request.token, reason)
-        self._forget_notices(session)
+        session.forget_notices(self.limits.notices_per_session_max)
         self.note_lease(LeaseEvent.REVOKED, session, request.token)
-
-    def _forget_notices(self, session: Session) -> None:
-        if len(session.notices) > self.limits.notices_per_session_max:
-            for number, notice in session.notices.items():
-                if notice.token not in self.revoked:
-                    del session.notices[number]
-                    return
 
     def end_request(self, request: Request, answer: Refused, kind: EventKind = EventKind.RELEASED) -> None:
         """Withdraw a wait or release a grant; from now on its id is answered so (G3, G5).
@@ -296,6 +289,8 @@ class LockState:
             del self.grants[request.token]
             if request.phase is Phase.REVOKED:
                 del self.revoked[request.token]
+                session.notice_is_past(request.notice)
+                session.forget_notices(self.limits.notices_per_session_max)
                 self.note_lease(LeaseEvent.PASSED_ON, session, request.token)
         self.timers.cancel(request.hold_timer)
         self.timers.cancel(request.orphan_timer)
@@ -352,6 +347,8 @@ class LockState:
                     break
                 self.grant(head)
                 self._stop_waiting(head, self.granted(head, repeat=True))
+            if not lock.is_wanted:
+                lock.limit = 0  # a DELAY may keep the lock, and whoever comes next fixes it anew
             if lock.is_free and self.locks.get(lock.name) is lock:
                 del self.locks[lock.name]
 

@@ -160,7 +160,7 @@ def view_lock(state: LockState, name: str) -> LockView:
         queue_length=len(lock.waiters),
         granted_last=lock.granted_last,
         revision=state.revision,
-        limit=lock.limit if lock.is_wanted else 0,
+        limit=lock.limit,
         used=lock.used if lock.limit else 0,
         delay_ms=max(lock.delayed_until_ms - state.clock_ms, 0),
     )

@@ -19,6 +19,7 @@ from lockd.locks.commands import (
 from lockd.locks.events import EventKind
 from lockd.locks.leases import LeaseBook
 from lockd.locks.limits import Limits
+from lockd.locks.machine import LockMachine
 from tests.locks.cluster_state import Call, ClusterState
 
 
@@ -250,13 +251,16 @@ def test_a_lock_in_its_delay_is_forgotten_after_it() -> None:
     assert cluster.machine.stats.locks == 0
 
 
-def test_a_lock_in_its_delay_shows_no_limit_that_nobody_asks_for_any_more() -> None:
+def test_c9_a_lock_in_its_delay_keeps_no_limit_that_nobody_asks_for_any_more() -> None:
+    """What is saved with such a limit could not be read again."""
     cluster = opened()
     break_it(cluster, delayed(cluster), now=True)
     cluster.send(Acquire("a", 0, WAIT_FOREVER, "", limit=3), session="s2", request=1)
     assert cluster.machine.inspect("a").limit == 3
     cluster.cancel("a", "s2", 1)
     assert cluster.machine.inspect("a").limit == 0
+    again = LockMachine.from_snapshot(b"".join(cluster.machine.snapshot()))
+    assert again.inspect("a") == cluster.machine.inspect("a")
 
 
 def test_metadata_can_be_changed_by_the_holder_alone() -> None:
@@ -274,13 +278,28 @@ def test_metadata_can_be_changed_by_the_holder_alone() -> None:
     assert holder.meta == '"new"'
 
 
+def told(cluster: ClusterState) -> tuple[Notice, ...]:
+    return cluster.machine.notices(SessionId("s1"))
+
+
 def test_c10_notices_that_nobody_acknowledges_are_bounded() -> None:
     cluster = opened(Limits(notices_per_session_max=3))
     for _ in range(10):
         token = cluster.acquire("a", "s1").granted.token
         break_it(cluster, token, now=True)
-    notices = cluster.machine.notices(SessionId("s1"))
-    assert [notice.number for notice in notices] == [8, 9, 10]
+    assert [notice.number for notice in told(cluster)] == [8, 9, 10]
+
+
+def test_c10_notices_are_bounded_as_soon_as_their_grants_have_ended() -> None:
+    cluster = opened(Limits(notices_per_session_max=2))
+    tokens = [cluster.acquire(name, "s1").granted.token for name in "abcd"]
+    for name, token in zip("abcd", tokens, strict=True):
+        cluster.send(Break(name, token, "drill", False))
+    assert len(told(cluster)) == 4, "K7: nobody is left in the dark while its grant keeps others out"
+    cluster.send(FreeRevoked((tokens[2], tokens[0], tokens[3])), user="")
+    assert [notice.token for notice in told(cluster)] == [tokens[1], tokens[3]]
+    cluster.send(AcknowledgeNotices(4), session="s1")
+    assert told(cluster) == ()
 
 
 def test_every_event_has_a_revision_of_its_own() -> None:
