@@ -7,14 +7,14 @@ from lockd.locks.commands import EXCLUSIVE, SHARED, WAIT_FOREVER, Acquire, Acqui
 LOCKS = ("a", "b", "c", "sem")
 ONE_LOCK = st.sampled_from(("a", "a", "b", "c", "sem"))
 SESSIONS = st.sampled_from(("s1",) * 6 + ("s2",) * 6 + ("s3",) * 2 + ("s4",))
-OWNERS = st.sampled_from(("", "t1", "t1", "t2"))
+OWNERS = st.sampled_from(("t1", "t1", "t2", ""))
 USERS = st.sampled_from(("ann",) * 15 + ("bob",))
 NEXT = -1
 """Stands for an id that is higher than any before."""
 NUMBERS = st.one_of(st.sampled_from((0, NEXT, NEXT, NEXT, NEXT)), st.integers(1, 30))
 UUIDS = st.sampled_from(("", "u1", "u2", "u3"))
 WAITS = st.sampled_from((0, 400, 1_500, WAIT_FOREVER))
-FOR_EVER = st.just(WAIT_FOREVER)
+LASTING = st.sampled_from((WAIT_FOREVER, WAIT_FOREVER, 1_500))
 HOLDS = st.sampled_from((0, 0, 0, 700))
 DELAYS = st.sampled_from((0, 600, 900))
 MODES = st.sampled_from((EXCLUSIVE, SHARED))

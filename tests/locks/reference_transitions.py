@@ -203,6 +203,7 @@ class Transitions:
             self.live.remove(request)
             self.remember(request, answer)
             if request.ending:
+                self._forget_notices(self.sessions[request.session])
                 self.note_lease(LeaseEvent.PASSED_ON, self.sessions[request.session], request.token)
 
     def revoke(self, grant: Request, lock: str, reason: str, *, now: bool = False) -> None:
@@ -211,13 +212,17 @@ class Transitions:
         session.noticed += 1
         session.notices.append(Notice(session.noticed, lock, grant.token, reason))
         grant.ending, grant.hold = reason, None
-        revoked = [request.token for request in self.live if request.ending]
-        told = [notice for notice in session.notices if notice.token not in revoked]
-        if told and len(session.notices) > self.limits.notices_per_session_max:
-            session.notices.remove(told[0])
+        self._forget_notices(session)
         self.note_lease(LeaseEvent.REVOKED, session, grant.token)
         if not now:
             self.tell_event(EventKind.BREAKING, grant, grant.locks)
+
+    def _forget_notices(self, session: Session) -> None:
+        """Of more than are kept, the oldest of a grant that has ended."""
+        revoked = [request.token for request in self.live if request.ending]
+        past = [notice for notice in session.notices if notice.token not in revoked]
+        if past and len(session.notices) > self.limits.notices_per_session_max:
+            session.notices.remove(past[0])
 
     def orphan_waits(self, is_gone: Callable[[Request], bool]) -> int:
         gone = [
