@@ -196,7 +196,7 @@ def test_k2_a_candidate_outlasts_a_cluster_that_does_not_answer() -> None:
     async def main() -> None:
         async with Peer() as peer:
             peer.always("SESSION.OPEN", Error("UNAVAILABLE no leader is known"))
-            async with lockd.AsyncClient(peer.endpoint, ttl=0.5) as client:
+            async with lockd.AsyncClient(peer.endpoint, ttl=1) as client:
                 standing = asyncio.ensure_future(client.election("cron").run(_token))
                 with pytest.raises(lockd.Unavailable):
                     await client.acquire("for as long as a TTL")

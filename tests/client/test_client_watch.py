@@ -210,7 +210,7 @@ def test_but_no_longer_than_a_ttl() -> None:
             history = History(first, second)
             history.happen("missed")
             history.forgotten[second] = 1
-            client = lockd.AsyncClient([first.endpoint, second.endpoint], ttl=0.5)
+            client = lockd.AsyncClient([first.endpoint, second.endpoint], ttl=1)
             await first.stop()
             with pytest.raises(lockd.WatchGone):
                 await anext(client.watch(revision=0))
@@ -302,7 +302,7 @@ def test_a_node_that_can_answer_no_read_is_left() -> None:
     async def main() -> None:
         async with Peer() as first, Peer() as second:
             history = History(first, second)
-            client = lockd.AsyncClient([first.endpoint, second.endpoint], ttl=0.5)
+            client = lockd.AsyncClient([first.endpoint, second.endpoint], ttl=1)
             first.always("LOCK.LIST", Error("UNAVAILABLE no leader is known"))
             async with client.watch() as events:
                 history.peers = (second,)
@@ -317,7 +317,7 @@ def test_a_node_that_falls_silent_is_left() -> None:
     async def main() -> None:
         async with Peer() as first, Peer() as second:
             history = History(first, second)
-            client = lockd.AsyncClient([first.endpoint, second.endpoint], ttl=0.5)
+            client = lockd.AsyncClient([first.endpoint, second.endpoint], ttl=1)
             async with client.watch() as events:
                 first.always("LOCK.LIST", SILENCE)
                 history.peers = (second,)
@@ -411,7 +411,7 @@ def test_beginning_says_what_is_wrong() -> None:
     async def main() -> None:
         async with Peer() as peer:
             history = History(peer)
-            client = lockd.AsyncClient(peer.endpoint, ttl=0.5)
+            client = lockd.AsyncClient(peer.endpoint, ttl=1)
             peer.script("LOCK.WATCH", Error("NOPERM user 'me' may not LOCK.WATCH"))
             with pytest.raises(lockd.AccessDenied):
                 await anext(client.watch())
