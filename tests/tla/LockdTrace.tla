@@ -14,7 +14,7 @@ EXTENDS etcdraft
 
 CONSTANTS
     Traces,         \* sequence of sequences of events
-    SendsAtOnce     \* whether in these traces some messages leave before the disk has anything
+    SendsAtOnce     \* for each, whether some messages leave before the disk has anything
 
 VARIABLES
     trace,     \* which one, from the beginning to the end of a behaviour
@@ -108,7 +108,7 @@ Sent(message) == pendingMessages' = WithMessage(message, pendingMessages)
 (* Not in etcdraft, where all messages wait for the disk: what lockd sends at once, as etcd's code may
    (Ongaro's thesis, 10.2.1). Appends, heartbeats and answers to those; never a vote, nor an ack. *)
 SendNow(message) ==
-    /\ SendsAtOnce
+    /\ SendsAtOnce[trace]
     /\ \/ message.mtype = AppendEntriesRequest
        \/ message.mtype = AppendEntriesResponse /\ message.msubtype = "heartbeat"
     /\ message \in DOMAIN pendingMessages
@@ -180,7 +180,7 @@ Safe ==
     /\ IF LeaderCompletenessInv' THEN TRUE ELSE Broken("LeaderCompletenessInv")
     /\ IF CommittedIsOnQuorumsDisksInv' THEN TRUE ELSE Broken("CommittedIsOnQuorumsDisksInv")
     \* A leader whose appends leave at once may learn that a quorum has an entry before its own disk does.
-    /\ IF SendsAtOnce \/ CommittedIsDurableInv' THEN TRUE ELSE Broken("CommittedIsDurableInv")
+    /\ IF SendsAtOnce[trace] \/ CommittedIsDurableInv' THEN TRUE ELSE Broken("CommittedIsDurableInv")
 
 Finish(e) ==
     /\ "state" \in DOMAIN e => StateIs(e.node, e.state)

@@ -79,12 +79,10 @@ def _check(tlc: Tlc, recordings: Sequence[Recording]) -> int:
 
 
 def _verdicts(tlc: Tlc, recordings: Sequence[Recording]) -> Iterator[Verdict]:
-    """One run of TLC for all of a kind."""
-    kinds: dict[tuple[int, bool], list[Recording]] = {}
-    for recording in recordings:
-        kinds.setdefault((recording.founders, recording.sends_at_once), []).append(recording)
-    for kind in sorted(kinds):
-        yield from tlc.check(kinds[kind], seconds=TLC_SECONDS)
+    """One run of TLC for all with the same founders."""
+    for founders in sorted({recording.founders for recording in recordings}):
+        alike = [recording for recording in recordings if recording.founders == founders]
+        yield from tlc.check(alike, seconds=TLC_SECONDS)
 
 
 def _is_refused(verdict: Verdict) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tla.events import Recording
-from tests.tla.module import NAME, configuration_of, module_of
+from tests.tla.module import CONFIGURATION, NAME, module_of
 
 JAR_VARIABLE = "LOCKD_TLC_JAR"
 SPECIFICATION = "etcdraft.tla"
@@ -78,8 +78,8 @@ class Tlc:
         return cls(java, jar, specification)
 
     def check(self, recordings: Sequence[Recording], *, seconds: float) -> list[Verdict]:
-        """Hold recordings of one kind to the specification. Raises TlcFailed."""
-        said = self._run(module_of(recordings), configuration_of(recordings), seconds)
+        """Hold recordings with the same founders to the specification. Raises TlcFailed."""
+        said = self._run(module_of(recordings), seconds)
         if _FINISHED not in said:
             raise TlcFailed(f"TLC did not get through:\n{said[-2000:]}")
         accepted = {int(number) for number in _ACCEPTED.findall(said)}
@@ -99,14 +99,14 @@ class Tlc:
             for number, recording in enumerate(recordings, 1)
         ]
 
-    def _run(self, module: str, configuration: str, seconds: float) -> str:
+    def _run(self, module: str, seconds: float) -> str:
         with tempfile.TemporaryDirectory(prefix="lockd-tla-") as name:
             folder = Path(name)
             for file in _OURS.glob("*.tla"):
                 shutil.copy(file, folder)
             shutil.copy(self.specification / SPECIFICATION, folder)
             (folder / f"{NAME}.tla").write_text(module, encoding="utf-8")
-            (folder / f"{NAME}.cfg").write_text(configuration, encoding="utf-8")
+            (folder / f"{NAME}.cfg").write_text(CONFIGURATION, encoding="utf-8")
             options = ("-deadlock", "-workers", "1", "-config", f"{NAME}.cfg", f"{NAME}.tla")
             machine = ("-XX:+UseParallelGC", f"-Xmx{_HEAP}", f"-Xss{_STACK}")
             # TLC unpacks its modules into the folder for temporary files, where others would be in the way.

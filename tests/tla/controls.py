@@ -23,7 +23,7 @@ MUTANTS = {
     "a candidate asks for votes before its disk has its term": 0,
     "the leader counts its own copy before its disk has it": 0,
     "entries of an earlier term are committed by counting (Figure 8)": 30,
-    "one voter's answer counts each time it arrives": 70,
+    "one voter's answer counts each time it arrives": 90,
     "a second candidate gets a vote in the same term": 0,
     "a step-down in the same term forgets the vote": 0,
     "a candidate with an older log is voted for": 0,

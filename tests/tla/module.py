@@ -17,7 +17,7 @@ from lockd.raft.node import Role
 from tests.tla.events import DiskState, Event, Members, NodeState, Recording
 
 NAME = "Traces"
-_CONFIGURATION = """\
+CONFIGURATION = """\
 INIT TraceInit
 NEXT TraceNext
 CONSTANTS
@@ -37,33 +37,30 @@ CONSTANTS
     Server <- RecordedServers
     InitServer <- RecordedFounders
     Traces <- RecordedTraces
-    SendsAtOnce = {sends_at_once}
+    SendsAtOnce <- RecordedSendsAtOnce
 """
+"""TLC's configuration for the module."""
 
 _ROLES = {Role.FOLLOWER: "Follower", Role.CANDIDATE: "Candidate", Role.LEADER: "Leader"}
 
 
 def module_of(recordings: Sequence[Recording]) -> str:
-    """Return the module named NAME with these recordings, which are alike but for their seeds.
+    """Return the module named NAME with these recordings, which have the same founders.
 
     Who is in one recording alone stays without a part in the others.
     """
     (founders,) = {recording.founders for recording in recordings}
     servers = {server for recording in recordings for server in recording.servers}
+    at_once = _sequence(_boolean(holds=recording.sends_at_once) for recording in recordings)
     traces = _sequence((_trace(recording) for recording in recordings), separator=",\n\n")
     return (
         f"---- MODULE {NAME} ----\nEXTENDS LockdTrace\n\n"
         f"RecordedServers == {_set(servers)}\n"
         f"RecordedFounders == {_set(range(1, founders + 1))}\n"
+        f"RecordedSendsAtOnce == {at_once}\n"
         f"RecordedTraces == {traces}\n"
         "====\n"
     )
-
-
-def configuration_of(recordings: Sequence[Recording]) -> str:
-    """Return TLC's configuration for the module of these recordings."""
-    (sends_at_once,) = {recording.sends_at_once for recording in recordings}
-    return _CONFIGURATION.format(sends_at_once=_boolean(holds=sends_at_once))
 
 
 def _trace(recording: Recording) -> str:
