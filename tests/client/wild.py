@@ -85,6 +85,7 @@ class WildPeer(Peer):
         self._holdings: dict[int, Holding] = {}
         self._waiting: list[list[str]] = []
         self._notices = 0
+        self._made_up: list[Reply] = []
         self._mischief: list[tuple[str, Mischief, Reply]] = []
         self._late: dict[asyncio.StreamWriter, list[bytes]] = {}
         self._in_disorder: dict[asyncio.StreamWriter, tuple[bytes, list[str]]] = {}
@@ -167,7 +168,12 @@ class WildPeer(Peer):
             for held in mine
             if held.notice > acknowledged
         ]
-        return {"ttl_ms": TTL_MS, "ended": ended}
+        return {"ttl_ms": TTL_MS, "ended": [*ended, *self._made_up]}
+
+    def _make_up_notice(self) -> None:
+        """Of a grant that nobody has. Numbers are the cluster's own: what stands behind one was told too."""
+        self._notices += 1
+        self._made_up.append([self._notices, "a", 2**50 + self._notices, "broken: nobody's"])
 
     def _acquire(self, words: list[str], life: Life) -> Said:
         session, request = option(words, "SESSION"), option(words, "REQUEST")
@@ -273,6 +279,8 @@ class WildPeer(Peer):
         kind, strange = self._next_mischief(words)
         if kind is Mischief.LOSE_COMMAND:
             return False
+        if kind is Mischief.ENDED_UNKNOWN:
+            self._make_up_notice()
         done = kind not in (Mischief.UNAVAILABLE, Mischief.UNKNOWN_UNDONE)
         answer = self._garbled(self.carry_out(words) if done else 0, kind, strange)
         if kind is Mischief.LOSE_ANSWER:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.mutations import consensus, disk, locks, promises, server
+from tests.mutations import client, consensus, disk, locks, promises, server
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -11,6 +11,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *locks.MUTATIONS,
     *server.MUTATIONS,
     *promises.MUTATIONS,
+    *client.MUTATIONS,
 )
 
 RULES = (
@@ -20,9 +21,9 @@ RULES = (
     *(f"D{n}" for n in range(1, 5)),
     *(f"T{n}" for n in range(1, 5)),
     *(f"G{n}" for n in range(1, 8)),
-    "K7",
+    *(f"K{n}" for n in range(1, 8)),
 )
-"""The rules of SAFETY.md that consensus, disk and lock state keep: each has a mutation or a reason."""
+"""The rules that consensus, disk, lock state and client keep; each has a mutation or a reason."""
 
 NOT_MUTATED: Mapping[str, str] = {}
 """Rules that can't be taken out by an edit of one place, and what keeps them instead."""
