@@ -1,9 +1,11 @@
 """Fixtures that more than one folder of tests needs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.redis_clients import npm
 from tests.servers.postgres import PostgresServer, running_postgres
 
 
@@ -19,3 +21,9 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of an empty PostgreSQL database, for this test alone."""
     with postgres_server.fresh_database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def node_modules(pytestconfig: pytest.Config) -> Path:
+    """Where the Node clients are installed; skips what needs them where that can't be done."""
+    return npm.install(pytestconfig.cache.mkdir("node-clients"))
