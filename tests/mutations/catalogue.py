@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.mutations import client, consensus, disk, locks, promises, server
+from tests.mutations import client, consensus, disk, locks, programs, promises, server
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -12,6 +12,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *server.MUTATIONS,
     *promises.MUTATIONS,
     *client.MUTATIONS,
+    *programs.MUTATIONS,
 )
 
 RULES = (
