@@ -5,6 +5,6 @@ errors, hold more than its limits, or read a command differently (SAFETY P6); an
 in a reply can break out of its line. It refuses everything but arrays of bulk strings: inline
 commands, nested arrays, frames over the limits. It knows nothing of sockets or of locks.
 
-Start with `verbs`, the table of commands; `requests` has what they become, `arguments` how single
-words are read, `resp` the bytes.
+Start with `verbs`, the table of commands, whose rows are in a file for each family; `requests` has what
+they become, `usage` how they are written, `arguments` how single words are read, `resp` the bytes.
 """
