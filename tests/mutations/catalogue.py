@@ -22,6 +22,7 @@ RULES = (
     *(f"D{n}" for n in range(1, 5)),
     *(f"T{n}" for n in range(1, 5)),
     *(f"G{n}" for n in range(1, 8)),
+    "G11",
     *(f"K{n}" for n in range(1, 8)),
 )
 """The rules that consensus, disk, lock state and client keep; each has a mutation or a reason."""

@@ -16,6 +16,8 @@ _READS = "tests/server/test_server_driver_reads.py"
 _RENEWALS = "tests/server/test_server_driver_renewals.py"
 _REVOKING = "tests/server/test_server_driver_revoking.py"
 _WATCHING = "tests/server/test_server_watching.py"
+_HTTP = "tests/server/test_server_http.py"
+_MODES = "tests/listener/test_listener_modes.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -395,5 +397,53 @@ MUTATIONS: tuple[Mutation, ...] = (
         "                    self._fall_behind(watch, event.revision - 1)\n",
         "                    watch.client.wants_room = True\n",
         (_WATCHING,),
+    ),
+    Mutation(
+        "whoever may lock may break",
+        "G11",
+        "lockd/server/service.py",
+        "_Rule(locking.break_grant, Kind.LOG, _FORCE)",
+        "_Rule(locking.break_grant, Kind.LOG, _USE)",
+        (f"{_MODES}::test_g11_breaking_needs_its_role_and_is_logged",),
+    ),
+    Mutation(
+        "events over HTTP are for everyone who is let in",
+        "G11",
+        "lockd/server/http/api.py",
+        "        refused = self._service.objection_to(request, user)\n",
+        "        refused: Refused | None = None\n",
+        (f"{_HTTP}::test_g11_rights_are_those_of_the_client_protocol",),
+    ),
+    Mutation(
+        "what is acknowledged with a keepalive does not get into the log",
+        "K7",
+        "lockd/server/locking.py",
+        "        if request.acknowledged:\n",
+        "        if False:\n",
+        (_MODES,),
+    ),
+    Mutation(
+        "a grant that comes after its HTTP request has ended is kept",
+        "G4",
+        "lockd/server/http/api.py",
+        "            turn.give_up()\n",
+        "            pass\n",
+        (f"{_HTTP}::test_g4_a_grant_that_comes_after_its_connection_has_ended_is_given_back",),
+    ),
+    Mutation(
+        "an HTTP request that has ended goes on waiting",
+        "G4",
+        "lockd/server/http/api.py",
+        "                self._service.gone(client)\n",
+        "                pass\n",
+        (f"{_HTTP}::test_g4_a_wait_whose_connection_ends_is_withdrawn",),
+    ),
+    Mutation(
+        "metadata stands in a refusal with its line breaks",
+        "P6",
+        "lockd/server/refusals.py",
+        '    if code < 0x20:\n        return " "\n',
+        "    if code < 0x20:\n        return chr(code)\n",
+        ("tests/server/test_server_refusals.py",),
     ),
 )
