@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -348,3 +350,27 @@ def test_threads_have_all_of_it_too() -> None:
             return f"{n} {lease.mode}"
 
         assert reads(4) == "4 shared"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_k5_a_forked_child_has_lost_every_kind_of_lease() -> None:
+    with threaded_listener() as server, lockd.Client(server.endpoint) as client:
+        with (
+            client.lock("cfg", shared=True) as shared,
+            client.lock_all(["a", "b"]) as both,
+            client.semaphore("pool", limit=2, weight=2) as units,
+        ):
+            leases = [shared, both, units]
+            pid = os.fork()
+            if pid == 0:  # whatever happens, the child ends here
+                signal.alarm(20)
+                is_lost = all(lease.lost and not lease.release() for lease in leases)
+                # It is another client now: what its parent holds is busy, and what it shares is not.
+                with client.lock("cfg", shared=True, wait=0) as own:
+                    is_new = own.token > units.token and client.try_lock("a") is None
+                client.close()
+                os._exit(0 if is_lost and is_new else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+            for lease in leases:
+                lease.check(5.0)
+        assert all(not client.inspect(name).holders for name in ("cfg", "a", "b", "pool"))
