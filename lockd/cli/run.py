@@ -123,7 +123,7 @@ def run(
 ) -> int:
     """Run COMMAND while holding the lock NAME: lockd run --lock NAME -- COMMAND ARGS...
 
-    The command finds LOCKD_LOCK, LOCKD_TOKEN, LOCKD_FENCE and LOCKD_TTL_MS in its environment.
+    The command finds LOCKD_LOCK, LOCKD_TOKEN, LOCKD_FENCE, LOCKD_TTL_MS and LOCKD_MODE in its environment.
     Signals are passed on to it. Its exit status is passed on, 128+n when signal n ended it. Of its
     own, `run` exits with 121 when the lock was not obtained, 122 when the cluster did not answer,
     123 when the lease was lost and the command had to be stopped; 126 and 127 are as in a shell.
@@ -185,6 +185,8 @@ def _environment(lease: Lease) -> dict[str, str]:
         "LOCKD_TOKEN": str(lease.token),
         "LOCKD_FENCE": lease.fence,
         "LOCKD_TTL_MS": str(round(lease.grant.trust.ttl * 1000)),
+        # A shared lease may install its fence and may not write (SAFETY G10): the command must know.
+        "LOCKD_MODE": lease.mode.value,
     }
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lockd.client.demand import Demand
+from lockd.client.demand import Demand, LockMode
 from lockd.client.lease import Grant, LeaseState, LeaseView, Trust, inherited_grant, margin
 from lockd.client.session import ATTEMPTS_PER_TTL, Session
 from lockd.errors import LeaseLost
@@ -205,6 +205,10 @@ def test_a_child_of_lockd_run_has_the_lease_of_its_parent() -> None:
     assert (lease.lock, lease.token, lease.fence) == ("k", 7, ENVIRONMENT["LOCKD_FENCE"])
     assert lease.remaining() == pytest.approx(6.0 - 0.18)
     assert lease.state is LeaseState.HELD
+    assert lease.mode is LockMode.EXCLUSIVE
+    assert (
+        LeaseView(inherited_grant({**ENVIRONMENT, "LOCKD_MODE": "shared"}), Clock()).mode is LockMode.SHARED
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,6 +219,7 @@ def test_a_child_of_lockd_run_has_the_lease_of_its_parent() -> None:
         ("LOCKD_FENCE", "7", "is not a fence"),
         ("LOCKD_TTL_MS", "ten", "not a whole number"),
         ("LOCKD_TTL_MS", "0", "not between"),
+        ("LOCKD_MODE", "both", "not a valid LockMode"),
     ],
 )
 def test_a_wrong_environment_is_named(name: str, value: str, says: str) -> None:
