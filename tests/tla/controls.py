@@ -29,7 +29,7 @@ MUTANTS = {
     "a candidate with an older log is voted for": 0,
     "match_index goes back with a late ack": 10,
     "a late append truncates entries that match": 0,
-    "acks of learners count towards the quorum": 10,
+    "acks of learners count towards the quorum": 60,
 }
 """Mutations of tests/mutations whose runs the specification does not allow, and the seed to begin with."""
 
