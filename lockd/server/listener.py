@@ -91,10 +91,14 @@ class Listener:
         if self._connections:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_gone.wait(), grace_s)
-        for connection in list(self._connections.values()):
-            connection.abort("this node stops")
+        self.cut_off("this node stops")
         if self._users is not None:
             self._users.close()
+
+    def cut_off(self, reason: str) -> None:
+        """End every connection now. Whoever connects again is let in."""
+        for connection in list(self._connections.values()):
+            connection.abort(reason)
 
     def _come_in(self) -> asyncio.Protocol:
         if len(self._connections) >= self._clients_max:
