@@ -290,8 +290,8 @@ class WildPeer(Peer):
         if kind is Mischief.LATE:
             self._late.setdefault(writer, [])
         if writer not in self._muted:
-            # A number says nothing of what it answers, so it comes once.
-            count = 2 if kind is Mischief.TWICE and not answer.startswith(b":") else 1
+            # A number or a refusal says too little of what it answers: only TCP's order tells it apart.
+            count = 2 if kind is Mischief.TWICE and answer.startswith(b"%") else 1
             self._say(answer * count, writer, words, waits=kind is Mischief.DISORDER)
         return True
 
