@@ -1,6 +1,7 @@
 """The client for asyncio: a thin face of the engine, which runs on the caller's own loop."""
 
 import asyncio
+import contextlib
 import os
 import ssl
 import uuid
@@ -52,8 +53,9 @@ class _Direct:
 
 
 def _abandon(engine: Engine, loop: asyncio.AbstractEventLoop, pid: int) -> None:
-    if os.getpid() == pid and not loop.is_closed():  # in a fork all is the parent's (SAFETY K5)
-        loop.call_soon_threadsafe(engine.abandon)
+    if os.getpid() == pid:  # in a fork all is the parent's (SAFETY K5)
+        with contextlib.suppress(RuntimeError):  # a loop that is closed keeps nothing alive
+            loop.call_soon_threadsafe(engine.abandon)
 
 
 class AsyncClient:

@@ -182,7 +182,12 @@ class Engine:
         grant = lease.grant
         for lock in grant.locks:
             query = inspection.change_meta(lock, token=grant.token, session=grant.session, meta=meta)
-            if await self.ask(query) != 1:
+            try:
+                is_held = await self.ask(query) == 1
+            except SessionExpired:
+                is_held = False  # the keepalive, which is due, will find out for the others
+                self._keeper.renew_now()
+            if not is_held:
                 self._keeper.lose(grant, ENDED_ELSEWHERE)
                 raise grant.lost_error(ENDED_ELSEWHERE)
 

@@ -456,3 +456,24 @@ def test_reconnecting_leaves_the_programs_own_random_numbers_alone() -> None:
             await client.close()
 
     run(main())
+
+
+def test_a_client_that_is_closed_while_its_session_is_opened_keeps_none() -> None:
+    async def main() -> None:
+        async with Peer() as peer:
+            client = lockd.AsyncClient(peer.endpoint)
+
+            def closing(_: list[str]) -> Any:
+                closed.append(asyncio.ensure_future(client.close()))
+                return {"session": "a" * 32, "ttl_ms": 60_000}
+
+            closed: list[asyncio.Future[None]] = []
+            peer.script("SESSION.OPEN", closing)
+            with pytest.raises(lockd.Unavailable):
+                await client.acquire("k")
+            await closed[0]
+            assert client._direct is not None
+            keeper = client._direct.engine._keeper
+            assert (keeper.session, keeper._renew_timer) == (None, None)
+
+    run(main())

@@ -203,6 +203,19 @@ def test_metadata_of_a_grant_that_is_gone_tells_of_the_loss() -> None:
     run(main())
 
 
+def test_metadata_in_a_session_that_is_gone_tells_of_the_loss_of_all() -> None:
+    async def main() -> None:
+        async with Peer() as peer, AsyncClient(peer.endpoint) as client:
+            lease, other = await client.acquire("k"), await client.acquire("l")
+            for verb in ("LOCK.META", "SESSION.KEEPALIVE"):
+                peer.script(verb, Error("NOSESSION no such session"))
+            with pytest.raises(lockd.LeaseLost, match="had ended it"):
+                await lease.update_meta({})
+            assert await other.wait_lost()
+
+    run(main())
+
+
 def test_g8_only_what_stays_in_one_task_is_looked_at_for_deadlocks() -> None:
     """A lease without a block may be given back by anybody: who waits for its task waits for nothing."""
 
