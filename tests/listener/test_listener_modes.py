@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lockd.locks.commands import AcquireAll, RequestOrphaned
 from lockd.server.auth import Users, hash_password
 from tests.listener.harness import Client, Run, Serving, as_map, run_on_loops, serving
 
@@ -113,6 +114,46 @@ def test_several_locks_can_be_waited_for_with_a_push(run: Run) -> None:
             assert await holder.ask("LOCK.RELEASE", "k", grant["token"], "SESSION", session) == 1
             kind, pushed = await waiter.reply()
             assert (kind, pushed["locks"], pushed["request"]) == ("lock.granted", ["k", "z"], 1)
+
+    run(main())
+
+
+@run_on_loops()
+def test_g4_a_wait_for_several_locks_goes_with_its_connection(run: Run) -> None:
+    async def main() -> None:
+        async with serving() as served:
+            await holder_and(served)
+            waiter = await served.client()
+            session = await served.session(waiter, 5_000)
+            waiter.send("LOCK.ACQUIREALL", "SESSION", session, "WAIT", "FOREVER", 2, "a", "k")
+            await served.until(lambda: served.node.machine.inspect("k").queue_length == 1)
+            waiter.abort()
+            await served.until(lambda: served.node.gone == [2])
+            await served.until(lambda: not served.node.pending)
+            served.node.advance(5_001)
+            views = [served.node.machine.inspect(name) for name in "ak"]
+            assert [view.queue_length for view in views] == [0, 0]
+
+    run(main())
+
+
+@run_on_loops()
+def test_g4_several_locks_whose_grant_reached_nobody_are_given_back(run: Run) -> None:
+    async def main() -> None:
+        async with serving() as served:
+            client = await served.client()
+            session = await served.session(client, 5_000)
+            served.node.hold_back(AcquireAll)
+            client.send("LOCK.ACQUIREALL", "SESSION", session, 2, "b", "a")
+            await served.until(lambda: served.node.pending)
+            client.abort()
+            await served.until(lambda: served.node.gone == [1])
+            served.node.let_go()
+            await served.until(lambda: served.node.orphaned())
+            assert served.node.orphaned() == [RequestOrphaned("a", 1)]
+            await served.until(lambda: not served.node.pending)
+            served.node.advance(5_001)
+            assert served.node.machine.locks() == []
 
     run(main())
 

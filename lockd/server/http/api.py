@@ -115,8 +115,8 @@ class Api:
                 return _refusal(asked)
             try:
                 request = verbs.parse([word.encode() for word in row.words(asked)])
-            except (RequestError, UnicodeEncodeError) as error:
-                return _refusal(Refused("ERR", getattr(error, "problem", str(error))))
+            except RequestError as error:
+                return _refusal(Refused("ERR", error.problem))
             if self._waiting >= WAITING_MAX:
                 return _refusal(Refused("LIMIT", f"HTTP requests under way: at most {WAITING_MAX}"))
             self._waiting += 1
