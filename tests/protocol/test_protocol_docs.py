@@ -116,6 +116,26 @@ def shapes(name: str) -> str:
 
 
 @pytest.mark.parametrize(
+    ("verb", "model"),
+    [
+        ("SESSION.OPEN", models.SessionOpened),
+        ("SESSION.KEEPALIVE", models.Renewed),
+        ("SESSION.LIST", models.SessionPage),
+        ("LOCK.LIST", models.LockPage),
+        ("LOCK.QUEUE", models.Queue),
+        ("CLUSTER.STATUS", models.Status),
+        ("CLUSTER.MEMBERS", models.Members),
+    ],
+)
+def test_the_fields_of_replies_that_are_told_beside_their_verb(
+    verb: str, model: type[pydantic.BaseModel]
+) -> None:
+    (reply,) = [row[1] for row in rows("Verbs") if row[0].startswith(f"`{verb}")]
+    for field in model.model_fields:
+        assert re.search(rf"\b{field}\b", reply), field
+
+
+@pytest.mark.parametrize(
     ("name", "model"),
     [
         ("A grant", models.Grant),
