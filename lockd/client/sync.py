@@ -3,6 +3,7 @@
 One thread and one connection serve all threads of the program. It starts with the first use.
 """
 
+import asyncio
 import ssl
 import threading
 import uuid
@@ -20,7 +21,7 @@ from lockd.client.lease import OnLost
 from lockd.client.options import ClientOptions
 from lockd.client.owners import Owners
 from lockd.client.queries import GrantReply, Query
-from lockd.client.tasks import async_block
+from lockd.client.tasks import AsyncBlock, AsyncLease, acquire_for_task
 from lockd.client.threads import FromTask, Lease, LockBlock, Runtime
 from lockd.errors import LockTimeout
 
@@ -219,8 +220,8 @@ class Client:
                 function,
                 name,
                 open_block=lambda lock: self._block(demand.named(lock), on_lost),
-                open_async_block=lambda lock: async_block(
-                    lambda: FromTask(self._started()), self._owners, demand.named(lock), loses
+                open_async_block=lambda lock: AsyncBlock(
+                    lambda: self._acquire_for_task(demand.named(lock)), loses
                 ),
                 on_busy=on_busy,
                 fence=fence,
@@ -365,6 +366,13 @@ class Client:
         runtime = self._started()
         acquisition = runtime.engine.acquire(demand, owner=self._owners.of_thread())
         return Lease(runtime.run(acquisition, runtime.engine.give_back), runtime)
+
+    async def _acquire_for_task(self, demand: Demand) -> AsyncLease:
+        # Starting the thread is not for the task's loop to wait for.
+        runtime = self._runtime
+        if runtime is None:
+            runtime = await asyncio.to_thread(self._started)
+        return await acquire_for_task(FromTask(runtime), self._owners, demand)
 
     def _started(self) -> Runtime:
         if self._runtime is None or self._is_closed:

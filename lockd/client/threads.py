@@ -37,8 +37,10 @@ class Runtime:
 
     def close(self) -> None:
         self._dropped.detach()
-        self.portal.run(self.engine.close())
-        self.portal.stop()
+        try:
+            self.portal.run(self.engine.close())
+        finally:
+            self.portal.stop()
 
 
 async def _make_engine(options: ClientOptions) -> Engine:

@@ -138,6 +138,25 @@ def test_an_async_def_under_a_sync_client_does_not_block_its_loop(server: Thread
         asyncio.run(main())
 
 
+def test_the_first_call_of_an_async_def_does_not_wait_for_a_thread_to_start(server: ThreadedListener) -> None:
+    with lockd.Client(server.endpoint) as locks:
+
+        @locks.locked("first")
+        async def work() -> str:
+            return "done"
+
+        async def main() -> None:
+            with locks._lock:  # another thread is about to start it
+                calling = asyncio.create_task(work())
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert locks._runtime is None
+                assert not calling.done()
+            assert await calling == "done"
+
+        asyncio.run(main())
+
+
 def test_k4_cancelling_an_async_def_under_a_sync_client_withdraws_its_wait(server: ThreadedListener) -> None:
     with lockd.Client(server.endpoint) as locks, lockd.Client(server.endpoint) as other:
 
