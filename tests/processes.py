@@ -18,7 +18,6 @@ import contextlib
 import http.client
 import itertools
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -30,7 +29,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import hiredis
 
-from tests.servers import tied
+from lockd.testing import tied
+from lockd.testing.ports import free_port
 
 T = TypeVar("T")
 
@@ -40,8 +40,6 @@ STOP_S = 10.0
 ASK_S = 10.0
 
 _POLL_S = 0.02
-_PORT_NUMBERS = random.SystemRandom()
-_claims: list[socket.socket] = []
 
 
 def eventually(find: Callable[[], T | None], what: str, *, patience: float = PATIENCE_S) -> T:
@@ -54,27 +52,6 @@ def eventually(find: Callable[[], T | None], what: str, *, patience: float = PAT
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {patience} s: {what}")
         time.sleep(_POLL_S)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that no other test process will be given while this one lives.
-
-    It is below the ports that the kernel gives to outgoing connections: nobody takes it while
-    its node is down.
-    """
-    while True:
-        port = _PORT_NUMBERS.randrange(10_000, 32_000)
-        claim = socket.socket(socket.AF_UNIX)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                claim.bind(f"\0lockd-test-port-{port}")
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                claim.close()
-                continue
-        _claims.append(claim)
-        return port
 
 
 def is_alive(pid: int) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from lockd.testing.ports import free_port
 from tests.nemesis import clocks
 from tests.nemesis.disks import SmallDisk
 from tests.nemesis.flow import client_speaks, node_speaks
@@ -23,7 +24,6 @@ from tests.processes import (
     LockdProcess,
     NodePorts,
     eventually,
-    free_port,
     process_state,
 )
 

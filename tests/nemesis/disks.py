@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.servers import tied
+from lockd.testing import tied
 
 _KEEP = 'mount -t tmpfs -o "size=$1" tmpfs "$2" && echo mounted && exec cat'
 _BALLAST = "ballast"

@@ -21,9 +21,10 @@ import yaml
 from sqlalchemy import create_engine, func, select
 
 import lockd
+from lockd.testing import tied
+from lockd.testing.ports import free_port
 from lockd_scheduler.tables import run
-from tests.processes import clean_environment, eventually, free_port, is_alive
-from tests.servers import tied
+from tests.processes import clean_environment, eventually, is_alive
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.valkey]
 

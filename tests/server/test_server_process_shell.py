@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import LockdProcess, eventually, free_port, run_lockd, running_node
+from lockd.testing.ports import free_port
+from tests.processes import LockdProcess, eventually, run_lockd, running_node
 
 STOP_S = 8.0
 """A stop takes at most the graces of clients and HTTP; more is a hang."""

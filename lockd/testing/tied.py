@@ -18,4 +18,4 @@ if __name__ == "__main__":
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != int(sys.argv[1]):
         sys.exit("its parent was gone before it began")
-    os.execv(sys.argv[2], sys.argv[2:])
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - what it was given to run

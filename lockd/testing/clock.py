@@ -1,0 +1,68 @@
+"""The clock of a server under test, and of its clients: it stands still until the test turns it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+
+from lockd.client.clock import TurnedClock
+from lockd.testing.patience import PATIENCE_SECONDS
+
+_STEP_MS = 250
+"""Half of how often the most eager of clients renews its session: its TTL is 1.5 s at least."""
+
+
+class Clock:
+    """Seconds since the server started. Only `advance` and `advance_renewing` make them pass."""
+
+    def __init__(self, clock: TurnedClock, pass_on_server: Callable[[int], bool]) -> None:
+        """`pass_on_server` lets so many ms pass, and tells whether the server can answer."""
+        self._clock = clock
+        self._pass_on_server = pass_on_server
+        self._turning = threading.Lock()
+
+    def now(self) -> float:
+        """Seconds that have been let pass, to the millisecond."""
+        return self._clock()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass as if the program had stood still meanwhile: nobody renews, nobody asks.
+
+        What has run out is over when this returns: leases whose TTL is not longer are lost, waits are
+        over, locks are passed on. Clients whose sessions live on have renewed them, unless the server
+        is paused; but a client of the calling thread's own event loop does what is due when that loop
+        goes on. Raises ValueError for less than no time.
+        """
+        if seconds < 0.0:
+            raise ValueError(f"time goes on, not back: {seconds} s")
+        with self._turning:
+            self._turn(round(seconds * 1000))
+
+    def advance_renewing(self, seconds: float) -> None:
+        """Let time pass while clients go on renewing their sessions, as in a program that is well."""
+        with self._turning:
+            left_ms = round(seconds * 1000)
+            while left_ms > 0:
+                self._turn(min(left_ms, _STEP_MS))
+                left_ms -= _STEP_MS
+
+    def _turn(self, ms: int) -> None:
+        answers = self._pass_on_server(ms)
+        here = _running_loop()
+        awaited: list[threading.Event] = []
+        for follower in self._clock.followers():
+            done = threading.Event()
+            with contextlib.suppress(RuntimeError):  # its loop has been closed: it holds nothing
+                follower.clock_was_turned(done.set)
+                if answers and follower.loop.is_running() and follower.loop is not here:
+                    awaited.append(done)
+        for done in awaited:
+            if not done.wait(PATIENCE_SECONDS):
+                raise TimeoutError(f"a client has not looked at its clock within {PATIENCE_SECONDS:.0f} s")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
