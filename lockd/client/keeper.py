@@ -38,6 +38,8 @@ class Keeper:
         self._loop = asyncio.get_running_loop()
         self._opening: asyncio.Task[Session] | None = None
         self._renewal: Call | None = None
+        self._acknowledging = 0
+        """What the renewal that is on its way acknowledges."""
         self._renew_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._need_renewal: list[asyncio.Future[None]] = []
@@ -79,7 +81,7 @@ class Keeper:
             return
         if self._renewal is not None:
             self._link.forget(self._renewal)
-        number = session.to_acknowledge()
+        number = self._acknowledging = session.to_acknowledge()
         words = queries.keepalive(session.id, acknowledge=number).words
         self._renewal = self._link.call(
             words, lambda call: self._on_renewed(session, call, number), is_urgent=True, must_arrive=True
@@ -87,6 +89,8 @@ class Keeper:
 
     def acknowledge(self) -> None:
         """Somebody has left a lease: if it was revoked, the cluster may pass its lock on now (K6)."""
+        if self._renewal is not None and self._acknowledging:
+            return  # the next one goes when that is answered: a crowd that stops at once sends two
         if self.session is not None and self.session.to_acknowledge():
             self.renew_now()
 

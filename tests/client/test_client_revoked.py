@@ -145,6 +145,21 @@ def test_k7_a_grant_that_arrives_after_its_notice_is_not_believed() -> None:
     run(main())
 
 
+def test_a_crowd_that_stops_at_once_is_acknowledged_with_two_keepalives() -> None:
+    async def main() -> None:
+        async with Peer(ttl_ms=TTL_MS) as peer, AsyncClient(peer.endpoint) as client:
+            leases = [await client.acquire(f"k{number}") for number in range(100)]
+            notices = [(lease.token, lease.lock, lease.token, "max_hold") for lease in leases]
+            peer.script("SESSION.KEEPALIVE", ended(*notices))
+            await told(client, leases[-1])
+            await asyncio.gather(*[lease.release() for lease in leases])
+            assert option(await peer.heard("SESSION.KEEPALIVE", 3), "ACK") == "100"
+            await client.ask(command("PING"))
+            assert len(peer.of("SESSION.KEEPALIVE")) == 3
+
+    run(main())
+
+
 def test_k6_one_that_ended_behind_another_whose_work_goes_on_is_given_back() -> None:
     """Its notice can't be acknowledged: that would tell of the earlier one too."""
 
