@@ -161,6 +161,24 @@ def test_a_framework_sees_the_parameters_and_types_without_the_lease(function: C
     assert inspect.iscoroutinefunction(function) is inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
+def public_names(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("sync", "tasks"), [(lockd.Client, lockd.AsyncClient), (Lease, AsyncLease)], ids=["client", "lease"]
+)
+def test_tasks_have_every_name_of_threads_with_the_same_parameters(sync: type, tasks: type) -> None:
+    of_threads_alone = {"from_env"}
+    assert public_names(sync) - of_threads_alone == public_names(tasks)
+    for name in public_names(tasks) - {"wait_lost"}:  # asyncio.timeout is how a task waits for so long
+        one, other = getattr(sync, name), getattr(tasks, name)
+        if callable(one):
+            parameters = [list(inspect.signature(each).parameters.values()) for each in (one, other)]
+            names = [[(each.name, each.kind, each.default) for each in found] for found in parameters]
+            assert names[0] == names[1], name
+
+
 def test_types_that_exist_for_checkers_alone_stay_as_they_were_written() -> None:
     def written(number: "Nowhere", *, lease: Lease = lockd.HELD) -> "Nowhere":  # type: ignore[name-defined] # noqa: F821
         return number if lease.token else None
