@@ -1,15 +1,13 @@
-"""One function at a time, anywhere in the cluster. Needs a node: `lockd serve`."""
-
-import sys
+"""One function at a time, anywhere in the cluster; who comes second skips it."""
 
 import lockd
 
-client = lockd.Client(sys.argv[1] if len(sys.argv) > 1 else None)
+client = lockd.Client()  # LOCKD_ENDPOINTS, or a node on this machine
 
 
 @client.locked("report:{user_id}", wait=0, on_busy="skip")
 def report(user_id: int, *, lease: lockd.Lease = lockd.HELD) -> str:
-    """Only one process makes the report of a user; the others skip it."""
+    """Callers give `user_id` alone: the lease comes from the decorator."""
     return f"report of user {user_id} made under token {lease.token}"
 
 

@@ -1,7 +1,4 @@
-"""A worker whose writes are refused once its lock has passed on.
-
-Needs a node (`lockd serve`) and `pip install 'lockd[sqlalchemy]'`.
-"""
+"""A worker whose writes are refused once its lock has passed on. Needs `pip install 'lockd[sqlalchemy]'`."""
 
 import sys
 
@@ -21,14 +18,14 @@ orders = Table(
 )
 
 
-def main(endpoints: str, database: str) -> None:
+def main(database: str) -> None:
     """Close order 1 under the lock `orders`, and say under which token."""
     engine = create_engine(database)
     upgrade(engine)  # lockd's own tables; does nothing when they are there
     orders.metadata.create_all(engine)
     fence = SqlFence(engine)
 
-    with lockd.Client(endpoints, ttl=10) as client, client.lock("orders", wait=5) as lease:
+    with lockd.Client(ttl=10) as client, client.lock("orders", wait=5) as lease:
         fence.install(lease)  # from here on, nobody with an older token can write
         with fenced(Session(engine), fence, lease) as session:
             session.execute(orders.delete().where(orders.c.id == 1))
@@ -37,4 +34,4 @@ def main(endpoints: str, database: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] or ["127.0.0.1:7420", "sqlite:///orders.db"]))
+    main(sys.argv[1] if len(sys.argv) > 1 else "sqlite:///orders.db")
