@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from lockd.server.auth import hash_password
+from lockd.testing.ports import free_port
 from tests.cli.commands import Lockd, running
 from tests.processes import (
     PATIENCE_S,
     LockdProcess,
     clean_environment,
     eventually,
-    free_port,
     lockd_command,
     run_lockd,
     running_cluster,

@@ -16,12 +16,12 @@ import lockd
 from lockd.cli.options import Access
 from lockd.cli.run import run_under
 from lockd.client import inspection
+from lockd.testing.ports import free_port
 from tests.processes import (
     PATIENCE_S,
     LockdProcess,
     clean_environment,
     eventually,
-    free_port,
     is_alive,
     lockd_command,
     process_state,
@@ -311,21 +311,23 @@ def test_a_paused_guard_does_not_keep_lockd_run(node: LockdProcess, tmp_path: Pa
     script = f"echo $$; while [ ! -e {go} ]; do sleep 0.05; done; exit 3"
     with running(node, "paused guard", "sh", "-c", script) as process:
         child = int(read_line(process))
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        (guard,) = {int(pid) for pid in children} - {child}
+        (guard,) = set(children(process.pid)) - {child}
         os.kill(guard, signal.SIGSTOP)
         go.touch()
         assert process.wait(PATIENCE_S) == 3
         assert not is_alive(guard)
 
 
-def test_a_command_is_not_begun_under_a_lease_that_is_lost_already(
-    node: LockdProcess, tmp_path: Path
-) -> None:
-    """SAFETY K3."""
-    ran = tmp_path / "ran"
+def test_a_command_is_not_begun_under_a_lease_that_is_lost_already(node: LockdProcess) -> None:
+    """SAFETY K3: not even to find that it does not exist. Its guard, which would end it, is paused."""
+    before = set(children())
 
     def obtain(client: lockd.Client) -> lockd.Lease:
+        guard = eventually(
+            lambda: next((pid for pid in children() if pid not in before and os.getsid(pid) == pid), None),
+            "the guard has detached itself",
+        )
+        os.kill(guard, signal.SIGSTOP)
         lease = client.acquire("late")
         assert node.ask("LOCK.BREAK", "late", lease.token, "REASON", "test", "NOW") == 1
         assert lease.wait_lost(PATIENCE_S)
@@ -333,8 +335,13 @@ def test_a_command_is_not_begun_under_a_lease_that_is_lost_already(
 
     access = Access(node.endpoint, "", "", None)
     with pytest.raises(lockd.LeaseLost):
-        run_under(access, ttl=TTL_S, command=("touch", str(ran)), obtain=obtain)
-    assert not ran.exists()
+        run_under(access, ttl=TTL_S, command=("no-such-command",), obtain=obtain)
+
+
+def children(process: int | None = None) -> list[int]:
+    """The processes that a process has started, or this one."""
+    process = process or os.getpid()
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def test_what_is_left_behind_ends_with_the_lease_at_the_latest(

@@ -22,6 +22,7 @@ from lockd.disk.snapshot_file import SnapshotHeader, decode_snapshot, encode_sna
 from lockd.ids import ClusterId, Incarnation, LogIndex, NodeId, Term
 from lockd.protocol.resp import Reply
 from lockd.raft.entries import Configuration, EntryKind, EntryRun, SnapshotMeta
+from lockd.testing.ports import free_port
 from tests.client.peer import HANG_UP, Error, Peer
 from tests.disk.memory import SimulatedLog
 from tests.disk.samples import NODE, draw_instance, run
@@ -30,7 +31,6 @@ from tests.processes import (
     LockdProcess,
     NodePorts,
     eventually,
-    free_port,
     run_lockd,
     running_cluster,
     running_node,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from lockd.testing.ports import free_port
 from tests.cli.commands import Lockd, running
 from tests.processes import (
     PATIENCE_S,
     LockdProcess,
     clean_environment,
     eventually,
-    free_port,
     lockd_command,
     run_lockd,
     running_cluster,
