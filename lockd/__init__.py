@@ -4,78 +4,30 @@
     with client.lock("invoice:42", wait=5) as lease:
         ...                       # lease.token, lease.fence, lease.remaining(), lease.check()
 
-This package exports the client. A lock alone protects nothing: let the storage refuse a stale
-token, with `lockd_storage`. The errors are grouped by what the caller may conclude, in
-`lockd.errors`. To read on, start with `lockd.client`.
+This package exports the client: what `lockd.client.public` has. A lock alone protects nothing: let
+the storage refuse a stale token, with `lockd_storage`. The errors are grouped by what the caller may
+conclude, in `lockd.errors`. To read on, start with `lockd.client`.
 """
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from lockd.client.aio import AsyncClient
-from lockd.client.decorator import HELD, SKIPPED, Skipped
-from lockd.client.demand import LockMode
-from lockd.client.election import AsyncElection, Election, Leader
-from lockd.client.feeds import AsyncFeed, Feed
-from lockd.client.inspection import HolderInfo, LockEvent, LockInfo, QueueInfo, SessionInfo, WaiterInfo
-from lockd.client.lease import LeaseState
-from lockd.client.sync import Client
-from lockd.client.tasks import AsyncLease
-from lockd.client.threads import Lease
-from lockd.errors import (
-    AccessDenied,
-    CorruptData,
-    Deadlock,
-    LeaseLost,
-    LimitExceeded,
-    LimitMismatch,
-    LockdError,
-    LockTimeout,
-    NotHeld,
-    OutcomeUnknown,
-    Rejected,
-    SessionExpired,
-    StaleToken,
-    Unavailable,
-    WatchGone,
-)
+if TYPE_CHECKING:
+    from lockd.client.public import *  # noqa: F403 - they are this package's
+else:
 
-__version__ = version("lockd")
+    def __getattr__(name: str) -> object:
+        """Import the client with the first use of a name.
 
-__all__ = [
-    "HELD",
-    "SKIPPED",
-    "AccessDenied",
-    "AsyncClient",
-    "AsyncElection",
-    "AsyncFeed",
-    "AsyncLease",
-    "Client",
-    "CorruptData",
-    "Deadlock",
-    "Election",
-    "Feed",
-    "HolderInfo",
-    "Leader",
-    "Lease",
-    "LeaseLost",
-    "LeaseState",
-    "LimitExceeded",
-    "LimitMismatch",
-    "LockEvent",
-    "LockInfo",
-    "LockMode",
-    "LockTimeout",
-    "LockdError",
-    "NotHeld",
-    "OutcomeUnknown",
-    "QueueInfo",
-    "Rejected",
-    "SessionExpired",
-    "SessionInfo",
-    "Skipped",
-    "StaleToken",
-    "Unavailable",
-    "WaiterInfo",
-    "WatchGone",
-    "__version__",
-]
+        pytest imports this package in every run, for the plugin in `lockd.testing`, and so do programs
+        that need an id or an error of it: they do not pay for the client.
+        """
+        from lockd.client import public  # noqa: PLC0415 - see above
+
+        globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+        if name not in globals():  # where the modules are as well that came with it: lockd.errors
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        __getattr__("__all__")
+        return sorted(globals())

@@ -12,3 +12,23 @@ either leaves nothing behind. Neither promises durability, and the first no spee
 
 docs/TESTING_YOUR_CODE.md has complete examples. Start reading with `server` and `cluster`.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lockd.testing.clock import Clock
+    from lockd.testing.cluster import Cluster, Node, running_cluster
+    from lockd.testing.server import Server, running_server
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import a module with the first use of its names: pytest imports this package in every run."""
+        from importlib import import_module  # noqa: PLC0415 - see above
+
+        for module in ("clock", "server", "cluster"):
+            if name in __all__ and hasattr(found := import_module(f"{__name__}.{module}"), name):
+                return getattr(found, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["Clock", "Cluster", "Node", "Server", "running_cluster", "running_server"]

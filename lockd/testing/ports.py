@@ -1,14 +1,17 @@
 """Free ports for processes that are yet to be started."""
 
+import os
 import random
 import socket
 
 _NUMBERS = random.SystemRandom()
-_claims: list[socket.socket] = []
+_claims: dict[int, int] = {}
+"""By port, the descriptor of a socket with a name that nobody else can have meanwhile."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that no other process which asks here is given while this one lives.
+    """A TCP port of 127.0.0.1 that no other process which asks here is given while this one lives,
+    or until it is given back.
 
     It is below the ports that the kernel gives to outgoing connections: nobody takes it while its
     node is down.
@@ -24,5 +27,10 @@ def free_port() -> int:
             except OSError:
                 claim.close()
                 continue
-        _claims.append(claim)
+        _claims[port] = claim.detach()
         return port
+
+
+def give_back(port: int) -> None:
+    """Others may have it: it is not needed any more."""
+    os.close(_claims.pop(port))
