@@ -145,7 +145,8 @@ class Watcher:
 
     def close_soon(self) -> None:
         """As `close`, from any thread, without waiting for it."""
-        self._loop.call_soon_threadsafe(self._end, None)
+        with contextlib.suppress(RuntimeError):  # its loop is closed, and with it the connection
+            self._loop.call_soon_threadsafe(self._end, None)
 
     async def _wait(self) -> None:
         self._news.clear()

@@ -74,7 +74,18 @@ async def decorated(client: AsyncClient) -> Any:
     await work("k")
 
 
-OPERATIONS = [acquire, share, try_lock, block, all_of_them, semaphore, decorated]
+async def campaign(client: AsyncClient) -> Any:
+    return await client.election("k").campaign()
+
+
+async def lead(client: AsyncClient) -> Any:
+    async def leading(lease: AsyncLease) -> None:
+        await lease.check(1.0)
+
+    await client.election("k", value="me").run(leading)
+
+
+OPERATIONS = [acquire, share, try_lock, block, all_of_them, semaphore, decorated, campaign, lead]
 
 
 async def put_down(step: Step) -> None:
@@ -111,7 +122,7 @@ def test_k4_in_a_session_that_is_open(operation: Any) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("operation", [acquire, share, block, all_of_them, semaphore, decorated])
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each is not try_lock])
 def test_k4_while_the_lock_is_passed_on(operation: Any) -> None:
     """It waits, and is granted the lock by a push at about the time when it is cancelled."""
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -17,6 +18,7 @@ from lockd.client.inspection import LockEvent
 from lockd.client.threads import Runtime
 from tests.client.history import History, event_of
 from tests.client.peer import HANG_UP, SILENCE, Error, Peer, option
+from tests.client.steps import cancel_at, every_step
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -268,7 +270,7 @@ def test_events_that_nobody_takes_do_not_pile_up_and_are_not_lost(monkeypatch: p
 
 
 def test_an_iteration_that_is_cancelled_loses_nothing() -> None:
-    """Cancelled after every number of steps of the loop in turn."""
+    """At each of its awaits, and also as the event is there already."""
 
     async def main() -> None:
         async with Peer() as peer:
@@ -276,22 +278,33 @@ def test_an_iteration_that_is_cancelled_loses_nothing() -> None:
             client = lockd.AsyncClient(peer.endpoint)
             seen: list[int] = []
             async with client.watch() as events:
-                for steps in range(12):
-                    history.happen("a")
-                    task = asyncio.ensure_future(_one(events))
-                    for _ in range(steps):
-                        await asyncio.sleep(0)
-                    if task.cancel():
-                        await asyncio.wait([task])
-                    if not task.cancelled():
-                        seen.append(task.result())
-                while len(seen) < 12:
-                    seen += await revisions(events, 1)
-            assert seen == list(range(1, 13))
+                last = 0
+                async for step in every_step():
+                    taking = asyncio.create_task(cancel_at(step, anext(events)))
+                    await asyncio.sleep(0)
+                    last = history.happen("a")
+                    await taking
+                    seen += [step.result.revision] if step.result else []
+                    seen += await revisions(events, last - len(seen))
+            assert seen == list(range(1, last + 1))
             await client.close()
 
-    async def _one(feed: AsyncFeed[LockEvent]) -> int:
-        return (await anext(feed)).revision
+    run(main())
+
+
+def test_a_beginning_that_is_cancelled_leaves_nothing() -> None:
+    async def main() -> None:
+        async with Peer() as peer, lockd.AsyncClient(peer.endpoint) as client:
+            History(peer)
+            await client.status()
+            assert client._direct is not None
+            watchers = client._direct.engine._watchers
+            async for step in every_step():
+                feed = client.watch()
+                await cancel_at(step, feed.__aenter__())
+                if not step.was_cancelled:
+                    await feed.close()
+                await until(lambda: not watchers)
 
     run(main())
 
@@ -378,6 +391,26 @@ def test_a_watch_has_a_connection_of_its_own_and_gives_it_back() -> None:
             await client.close()
 
     run(main())
+
+
+def test_a_watch_that_outlives_its_loop_is_dropped_quietly() -> None:
+    kept: list[AsyncFeed[LockEvent]] = []
+
+    async def main() -> None:
+        async with Peer() as peer:
+            History(peer)
+            kept.append(lockd.AsyncClient(peer.endpoint).watch())
+            await kept[0].__aenter__()
+
+    run(main())
+    unraisable: list[Any] = []
+    sys.unraisablehook, hook = unraisable.append, sys.unraisablehook
+    try:
+        kept.clear()
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    assert [each for each in unraisable if isinstance(each.exc_value, RuntimeError)] == []
 
 
 def test_closing_it_or_its_client_ends_the_iteration() -> None:
