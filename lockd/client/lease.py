@@ -13,7 +13,6 @@ late, a clock is not. Times are seconds of one clock that counts suspend; the ca
 import contextlib
 import enum
 import math
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -233,14 +232,22 @@ class Grant:
         return taken
 
 
+class _Leaving:
+    """How a lease was when its holder left it, once it has; other entries of the same grant may go on."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state: LeaseState | None = None
+
+
 class LeaseView:
     """What every lease tells, to sync and async holders alike. Safe from any thread."""
 
     def __init__(self, grant: Grant, clock: Clock) -> None:
         self.grant = grant
         self._clock = clock
-        self._final: LeaseState | None = None
-        """How it was when its holder left it; other entries of the same grant may go on."""
+        self._leaving = _Leaving()
 
     @property
     def lock(self) -> str:
@@ -293,7 +300,7 @@ class LeaseView:
     @property
     def state(self) -> LeaseState:
         """Held, suspended, lost or released, by the clock (SAFETY K1)."""
-        return self._final or self.grant.state(self._clock())
+        return self._leaving.state or self.grant.state(self._clock())
 
     @property
     def lost(self) -> bool:
@@ -302,7 +309,7 @@ class LeaseView:
 
     def remaining(self) -> float:
         """Seconds for which the lease may be relied on without a renewal; 0.0 when it is over."""
-        return 0.0 if self._final else self.grant.remaining(self._clock())
+        return 0.0 if self._leaving.state else self.grant.remaining(self._clock())
 
     def on_lost(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called once, as soon as the lease is lost; never if it is released.
@@ -311,28 +318,27 @@ class LeaseView:
         it must be quick and must not block. If the lease is lost already it is called at once.
         """
         # The grant must not keep the lease in hand: who drops both lease and client lets the session end.
-        grant, lease = self.grant, weakref.ref(self)
+        grant, leaving = self.grant, self._leaving
 
         def over() -> None:
-            view = lease()
-            if grant.is_lost if view is None else view.lost:
+            if grant.is_lost if leaving.state is None else leaving.state is LeaseState.LOST:
                 callback()
 
         grant.on_over(over)
 
     def leave(self) -> bool:
         """Its holder has done with it. Returns whether that is news; only then the entry counts out."""
-        if self._final:
+        if self._leaving.state:
             return False
-        self._final = self.state if self.lost else LeaseState.RELEASED
+        self._leaving.state = self.state if self.lost else LeaseState.RELEASED
         return True
 
     def assured(self, need: float) -> bool:
         """Raise LeaseLost when it is over; tell whether at least `need` seconds are left."""
         if need > (most := self.grant.trust.ttl - margin(self.grant.trust.ttl)):
             raise ValueError(f"no renewal can give {need} s: the session's TTL allows {most:.3f} s")
-        if self._final:
-            raise self.grant.lost_error(RELEASED if self._final is LeaseState.RELEASED else "")
+        if self._leaving.state:
+            raise self.grant.lost_error(RELEASED if self._leaving.state is LeaseState.RELEASED else "")
         self.grant.check(self._clock())
         return self.remaining() >= need
 

@@ -156,6 +156,23 @@ def test_a_released_lease_ends_with_its_entry_and_is_not_lost() -> None:
     assert (outer.lost, inner.lost, told) == (True, False, [])
 
 
+def test_an_entry_that_was_released_is_not_told_of_a_later_loss_though_nobody_has_it_any_more() -> None:
+    session, clock = a_session(), Clock()
+    grant = a_grant(session)
+    told: list[str] = []
+
+    def enter(name: str) -> LeaseView:
+        grant.enter(clock())
+        view = LeaseView(grant, clock)
+        view.on_lost(lambda: told.append(name))
+        return view
+
+    enter("released").leave()
+    enter("dropped")
+    end(session)
+    assert told == ["dropped"]
+
+
 def test_a_view_tells_what_storage_needs() -> None:
     clock = Clock()
     lease = LeaseView(a_grant(a_session()), clock)
