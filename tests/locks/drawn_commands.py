@@ -11,6 +11,8 @@ OWNERS = st.sampled_from(("t1", "t1", "t2", ""))
 USERS = st.sampled_from(("ann",) * 15 + ("bob",))
 NEXT = -1
 """Stands for an id that is higher than any before."""
+LATE = -2
+"""Stands for one that has come five commands late."""
 NUMBERS = st.one_of(st.sampled_from((0, NEXT, NEXT, NEXT, NEXT)), st.integers(1, 30))
 UUIDS = st.sampled_from(("", "u1", "u2", "u3"))
 WAITS = st.sampled_from((0, 400, 1_500, WAIT_FOREVER))
@@ -35,7 +37,11 @@ WHO = st.fixed_dictionaries(
     }
 )
 WELL_KNOWN = st.fixed_dictionaries(
-    {"session": st.sampled_from(("s1", "s2")), "owner": OWNERS, "request": st.just(NEXT)}
+    {
+        "session": st.sampled_from(("s1", "s2")),
+        "owner": OWNERS,
+        "request": st.sampled_from((NEXT,) * 7 + (LATE,)),
+    }
 )
 BY_UUID = st.fixed_dictionaries(
     {

@@ -1,6 +1,7 @@
 """G8: the machine refuses a wait exactly when trying everything finds no way out for its owner."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -28,6 +29,7 @@ from lockd.locks.commands import (
 from lockd.locks.limits import Limits
 from lockd.locks.machine import LockMachine
 from lockd.locks.restore import restored_state
+from tests.locks.cluster_state import ClusterState
 from tests.locks.deadlock_search import Claim, can_run_to_its_end, lost_owners
 from tests.locks.reference import Reference
 from tests.locks.reference_records import Request, said
@@ -36,6 +38,10 @@ A, B, C = ("s", "a"), ("s", "b"), ("s", "c")
 OWNERS = (("s1", "t1"), ("s1", "t2"), ("s1", "t3"), ("s2", "t1"), ("s2", "t2"))
 PLAIN = ("a", "b", "c")
 STEPS = 60
+NAMES_CYCLE = re.compile(
+    'this wait would never end: this owner waits for "[a-z]+" behind '
+    '(owner "t." of session ., owner "t." of session . waits for "[a-z]+" behind )*this owner'
+)
 
 
 class Contest:
@@ -70,6 +76,8 @@ class Contest:
         for completion in completions:
             if isinstance(completion.outcome, Refused):
                 self.refused[completion.outcome.code] += 1
+                if completion.outcome.code == "DEADLOCK":
+                    assert NAMES_CYCLE.fullmatch(completion.outcome.text), completion.outcome.text
         claims = tuple(request.claim for request in self.reference.live)
         assert lost_owners(claims) == []
 
@@ -146,6 +154,19 @@ def test_g8_every_deadlock_is_refused_and_nothing_else(wishes: tuple[str, ...]) 
             contest.step()
         refused += contest.refused
     assert refused["DEADLOCK"] > 30, "the contests are too tame to show anything"
+
+
+def test_g3_the_refusal_is_the_answer_to_its_id_when_the_way_is_free_too() -> None:
+    cluster = ClusterState()
+    cluster.open("s1")
+    held = {name: cluster.acquire(name, "s1", owner=f"t{name}").granted.token for name in "ab"}
+    waiting = cluster.acquire("b", "s1", owner="ta", request=1)
+    refused = cluster.acquire("a", "s1", owner="tb", request=2).refused
+    assert refused.code == "DEADLOCK"
+    cluster.release("b", held["b"], "s1")
+    cluster.release("b", waiting.granted.token, "s1")
+    cluster.release("a", held["a"], "s1")
+    assert cluster.acquire("a", "s1", owner="tb", request=2).refused == refused
 
 
 def claims(*texts: str) -> tuple[Claim, ...]:

@@ -39,6 +39,7 @@ from tests.locks.drawn_commands import (
     BY_UUID,
     CONNECTIONS,
     LASTING,
+    LATE,
     LOCKS,
     METAS,
     NEXT,
@@ -82,6 +83,7 @@ class MachineAgainstReference(RuleBasedStateMachine):
         self.drawn = 0
         self.together: list[Command] = []
         self.wanted_together = 1
+        self.asked: list[Command] = []
 
     def send(
         self,
@@ -97,8 +99,12 @@ class MachineAgainstReference(RuleBasedStateMachine):
     ) -> None:
         self.drawn += 1
         origin = Origin(node, boot, connection, self.drawn)
-        request = self.drawn if request == NEXT else request
-        self.together.append(Command(user, session, owner, request, origin, operation))
+        if request in (NEXT, LATE):
+            request = self.drawn if request == NEXT else max(self.drawn - 5, 1)
+        command = Command(user, session, owner, request, origin, operation)
+        if isinstance(operation, Acquire | AcquireAll):
+            self.asked.append(command)
+        self.together.append(command)
         if len(self.together) >= self.wanted_together:
             self.apply()
 
@@ -208,22 +214,18 @@ class MachineAgainstReference(RuleBasedStateMachine):
     def acquire_privately(self, operation: Acquire, who: dict[str, Any]) -> None:
         self.send(operation, session=f"p{self.drawn}", **who)
 
-    @precondition(lambda self: self.reference.live)
-    @rule(pick=PICKS, node=NODES, connection=CONNECTIONS)
-    def ask_again(self, pick: int, node: int, connection: int) -> None:
-        """The same request over another connection."""
-        request = self.reference.live[pick % len(self.reference.live)]
-        operation: Operation = AcquireAll(request.names, request.wait_ms, request.meta)
-        if not request.several:
-            ttl_ms = 1_500 if request.private else 0
-            operation = Acquire(request.names[0], ttl_ms, request.wait_ms, request.meta)
-        session = f"p{self.drawn}" if request.private else request.session
+    @precondition(lambda self: self.asked)
+    @rule(back=st.integers(1, 12), node=NODES, connection=CONNECTIONS)
+    def ask_again(self, back: int, node: int, connection: int) -> None:
+        """The same over another connection, be it that the answer was lost or that a copy is late."""
+        asked = self.asked[-min(back, len(self.asked))]
+        is_private = asked.session not in ("s1", "s2", "s3", "s4")
         self.send(
-            operation,
-            session=session,
-            user=request.user,
-            owner=request.owner,
-            request=request.id,
+            asked.operation,
+            session=f"p{self.drawn}" if is_private else asked.session,
+            user=asked.user,
+            owner=asked.owner,
+            request=asked.request,
             node=node,
             connection=connection,
         )
@@ -382,7 +384,7 @@ class MachineAgainstReference(RuleBasedStateMachine):
 
 
 MachineAgainstReference.TestCase.settings = settings(
-    max_examples=400,
+    max_examples=250,
     stateful_step_count=50,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),

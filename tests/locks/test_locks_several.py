@@ -122,7 +122,19 @@ def test_p6_names_that_make_no_sense_are_refused(names: tuple[str, ...]) -> None
 
 def test_c10_a_full_queue_of_any_of_them_refuses() -> None:
     cluster = opened(Limits(waiters_per_lock_max=1))
+    cluster.acquire("a", "s4")
     cluster.acquire("b", "s1")
     cluster.acquire("b", "s2")
     assert ask(cluster, "s3", "a", "b").refused.code == "LIMIT"
     assert cluster.machine.inspect("a").queue_length == 0
+
+
+def test_g3_a_late_copy_is_one_in_any_of_the_locks() -> None:
+    """The owner has asked for one of them since, and what it asked for then stays."""
+    cluster = opened()
+    cluster.acquire("b", "s1")
+    newer = cluster.acquire("b", "s2", request=5)
+    assert "superseded" in ask(cluster, "s2", "a", "b", request=4).refused.text
+    assert newer.waits
+    assert ask(cluster, "s2", "a", "b", request=6).waits
+    assert "superseded" in newer.refused.text
