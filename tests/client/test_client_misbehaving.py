@@ -32,6 +32,8 @@ PATIENCE_S = 0.5
 """The TTL that the clients ask for, and how long they wait for an answer; the node grants more."""
 CALL_S_MAX = 10.0
 """Within this every call has ended, by far."""
+TURN_S = 0.005
+"""The loop turns for so long; nothing depends on how far that gets."""
 VERBS = ["", "SESSION.OPEN", "SESSION.KEEPALIVE", "LOCK.ACQUIRE", "LOCK.CANCEL", "LOCK.RELEASE"]
 
 waits = st.sampled_from([0.0, 0.05])
@@ -108,7 +110,7 @@ class Clients(RuleBasedStateMachine):
     @rule(lock=locks)
     def begin_to_wait(self, lock: str) -> None:
         self.waiting.append(self.loop.create_task(self.tasks.acquire(lock)))
-        self.do(asyncio.sleep(0.005))
+        self.do(asyncio.sleep(TURN_S))
 
     @rule(number=st.integers(0, 10), is_cancelled=st.booleans())
     def end_a_wait(self, number: int, is_cancelled: bool) -> None:
@@ -138,7 +140,7 @@ class Clients(RuleBasedStateMachine):
     def renew(self) -> None:
         for engine in self.engines():
             self.do(self.on_loop_of(engine, engine._keeper.renew_now))
-        self.do(asyncio.sleep(0.005))
+        self.do(asyncio.sleep(TURN_S))
 
     @rule(seconds=st.sampled_from([0.5, 4.0, 9.85]))
     def renew_slowly(self, seconds: float) -> None:
@@ -159,7 +161,7 @@ class Clients(RuleBasedStateMachine):
     )
     def push(self, kind: str, message: Any) -> None:
         self.peer.push(kind, message)
-        self.do(asyncio.sleep(0.005))
+        self.do(asyncio.sleep(TURN_S))
 
     @rule(lock=locks)
     def revoke(self, lock: str) -> None:
@@ -176,7 +178,7 @@ class Clients(RuleBasedStateMachine):
     @rule()
     def late_answers_come(self) -> None:
         self.peer.say_late()
-        self.do(asyncio.sleep(0.005))
+        self.do(asyncio.sleep(TURN_S))
 
     # What must hold.
 
