@@ -155,6 +155,30 @@ def test_kubernetes_47671_consul_1172_who_waits_with_a_short_ttl_takes_nothing_f
     assert granted - opened < 4 * TTL_MS / 1000, "and not after two of them"
 
 
+def test_etcd_9888_a_dead_session_ends_though_no_leader_lasts_as_long_as_its_ttl(
+    cluster: ClusterProcesses,
+) -> None:
+    """There, each new leader gave every lease its full time again, and dead ones lived on (T2)."""
+    node = cluster.leader()
+    session = node.ask("SESSION.OPEN", 2 * TTL_MS)["session"]
+    node.ask("LOCK.ACQUIRE", "9888", "SESSION", session)
+    # From here on the holder is dead, and each leadership lasts for somewhat more than half of its TTL.
+    with lockd.Client(cluster.endpoints) as client:
+
+        def is_free_at_last() -> bool:
+            try:
+                return client.acquire("9888", wait=1.3 * TTL_MS / 1000).release()
+            except lockd.LockTimeout:
+                return False
+
+        leaders = 1
+        while not is_free_at_last():
+            assert leaders < 5, "it lives on"
+            cluster.leader().ask("CLUSTER.TRANSFER")
+            leaders += 1
+    assert leaders > 1, "T2: it was given its TTL"
+
+
 def test_kazoo_760_who_gave_up_waiting_during_a_failover_stands_in_no_queue(
     cluster: ClusterProcesses,
 ) -> None:
