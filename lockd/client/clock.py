@@ -26,13 +26,19 @@ def now() -> float:
 
 
 class Follower(Protocol):
-    """An engine that goes by a turned clock: its timers, which run in real time, tell it nothing."""
+    """An engine that goes by a turned clock: its timers, which run in real time, tell it nothing.
+
+    So it is told when to act.
+    """
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
     def clock_was_turned(self, then: Callable[[], None]) -> None:
         """Do what is due by now, and call `then`. Any thread; raises RuntimeError when its loop is closed."""
+
+    def ask_what_is_left(self, then: Callable[[], None]) -> None:
+        """Ask the node what is left of its leases, and call `then`. As `clock_was_turned`."""
 
 
 class TurnedClock:

@@ -301,6 +301,10 @@ class Engine:
         """End or renew the session, if that is due by the clock, and call `then` after that. Any thread."""
         self._loop.call_soon_threadsafe(self._keeper.look_at_clock, then)
 
+    def ask_what_is_left(self, then: Callable[[], None]) -> None:
+        """Have the session renewed, or learn that it is over, and call `then` after that. Any thread."""
+        self._loop.call_soon_threadsafe(self._keeper.ask_what_is_left, then)
+
     def _check_open(self) -> None:
         if self.is_closed:
             raise RuntimeError(CLOSED)

@@ -194,6 +194,13 @@ class Keeper:
         self.check_deadline()
         if self.session is None or self._clock() < self.session.renew_at():
             then()
+        else:
+            self.ask_what_is_left(then)
+
+    def ask_what_is_left(self, then: Callable[[], None]) -> None:
+        """Renew the session, or learn that it is over, and call `then` after that."""
+        if self.session is None:
+            then()
             return
         renewed: asyncio.Future[None] = self._loop.create_future()
         renewed.add_done_callback(lambda _: then())

@@ -1,12 +1,10 @@
 """The clock of a server under test, and of its clients: it stands still until the test turns it."""
 
-import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
 
 from lockd.client.clock import TurnedClock
-from lockd.testing.patience import PATIENCE_SECONDS
+from lockd.testing.followers import tell_all
 
 _STEP_MS = 250
 """Half of how often the most eager of clients renews its session: its TTL is 1.5 s at least."""
@@ -48,21 +46,4 @@ class Clock:
 
     def _turn(self, ms: int) -> None:
         answers = self._pass_on_server(ms)
-        here = _running_loop()
-        awaited: list[threading.Event] = []
-        for follower in self._clock.followers():
-            done = threading.Event()
-            with contextlib.suppress(RuntimeError):  # its loop has been closed: it holds nothing
-                follower.clock_was_turned(done.set)
-                if answers and follower.loop.is_running() and follower.loop is not here:
-                    awaited.append(done)
-        for done in awaited:
-            if not done.wait(PATIENCE_SECONDS):
-                raise TimeoutError(f"a client has not looked at its clock within {PATIENCE_SECONDS:.0f} s")
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+        tell_all(self._clock, lambda each, then: each.clock_was_turned(then), and_wait=answers)

@@ -1,8 +1,6 @@
 """A server for tests, in this process: the real thing in memory, with a clock that the test turns."""
 
-import asyncio
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 
 from lockd.client import clock as clients_clock
@@ -13,6 +11,7 @@ from lockd.client.sync import Client
 from lockd.locks.commands import Break, ExpireSessions
 from lockd.locks.views import LockView
 from lockd.testing.clock import Clock
+from lockd.testing.followers import tell_all
 from lockd.testing.memory import MemoryNode
 from lockd.testing.patience import PATIENCE_SECONDS
 from lockd.testing.threads import LoopThread
@@ -38,7 +37,9 @@ class Server:
         """Time of the server and its clients."""
         self.endpoint = f"127.0.0.1:{self._node.listener.port}"
         """For clients: host:port."""
-        clients_clock.turn_for(self.endpoint, self._turned)
+        self._names = (self.endpoint, f"localhost:{self._node.listener.port}")
+        for name in self._names:
+            clients_clock.turn_for(name, self._turned)
 
     def __repr__(self) -> str:
         return f"<lockd.testing server at {self.endpoint}>"
@@ -86,10 +87,10 @@ class Server:
     def expire(self, held: LeaseView | str) -> None:
         """End the session of this lease, or of whoever holds the lock of that name, as if its TTL had run.
 
-        The lock is free at once, and passed on. All clients are disconnected, so that the holder, in
-        whichever process it is, connects again and learns of its loss now. When a lease is given and
-        this is called outside of an event loop, it is lost on return. Raises LookupError when nobody
-        holds that.
+        The lock is free at once, and passed on. When this returns the holder knows: its lease is lost.
+        Two exceptions: a client on the calling thread's own event loop knows when that loop goes on; and
+        for those of other processes all connections are dropped, so that they connect again and learn of
+        it then. Raises LookupError when nobody holds that.
         """
 
         def expire() -> None:
@@ -98,7 +99,7 @@ class Server:
             self._node.listener.cut_off("a test has ended a session")
 
         self._thread.call(expire)
-        _await_loss(held)
+        tell_all(self._turned, lambda each, then: each.ask_what_is_left(then))
 
     def break_lease(self, held: LeaseView | str, *, reason: str) -> None:
         """Take the lock from this lease, or from whoever holds the lock of that name, as LOCK.BREAK does.
@@ -113,7 +114,7 @@ class Server:
             self._node.listener.cut_off("a test has broken a lease")
 
         self._thread.call(break_now)
-        _await_loss(held)
+        tell_all(self._turned, lambda each, then: each.ask_what_is_left(then))
 
     def disconnect(self) -> None:
         """Drop every connection. Clients connect again; sessions, leases and waits go on."""
@@ -151,13 +152,12 @@ class Server:
         try:
             self._thread.run(self._node.stop())
         finally:
-            clients_clock.turn_no_more(self.endpoint)
+            for name in self._names:
+                clients_clock.turn_no_more(name)
             self._thread.stop()
             # Nobody turns the clock any more: a client that is still there would trust its lease for ever.
             self._turned.ms += _AN_AGE_MS
-            for follower in self._turned.followers():
-                with contextlib.suppress(RuntimeError):  # its loop has been closed
-                    follower.clock_was_turned(lambda: None)
+            tell_all(self._turned, lambda each, then: each.clock_was_turned(then), and_wait=False)
 
     def _pass(self, ms: int) -> bool:
         """Let time pass on the server; tell whether it can answer."""
@@ -205,16 +205,3 @@ def running_server() -> Iterator[Server]:
         yield server
     finally:
         server.close()
-
-
-def _await_loss(held: LeaseView | str) -> None:
-    """Wait until the lease's own client knows, unless that may need the event loop which asks."""
-    if isinstance(held, str):
-        return
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        over = threading.Event()
-        held.grant.on_over(over.set)
-        if not over.wait(PATIENCE_SECONDS):
-            raise TimeoutError(f"{held!r} was not lost within {PATIENCE_SECONDS:.0f} s") from None
