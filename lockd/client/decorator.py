@@ -127,7 +127,7 @@ def lock_calls(
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
         raise TypeError(f"{_name_of(function)} is a generator: its body runs after the call has returned")
     plan = _Plan.of(function, template)
-    if inspect.iscoroutinefunction(code):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(code):
         return plan.finish(_locked_async(function, plan, open_async_block, on_busy, fence))
     if open_block is None:
         raise TypeError(f"an AsyncClient can't lock {_name_of(function)}: it is no `async def`")
