@@ -36,6 +36,7 @@ from lockd.cli.options import (
     with_shared,
 )
 from lockd.cli.signals import Interrupted, Signals
+from lockd.client import clock
 from lockd.client.sync import Client
 from lockd.client.threads import Lease
 from lockd.errors import LeaseLost, LockTimeout
@@ -44,7 +45,7 @@ WARNING_SHARE: Final = 0.2
 """Share of the TTL between TERM and KILL when the lease runs out."""
 WARNING_SECONDS_MAX: Final = 5.0
 LATE_SECONDS: Final = 0.5
-"""Between TERM and KILL when the lease is lost already: somebody else may hold the lock."""
+"""Between TERM and KILL when the session is over already: somebody else may hold the lock."""
 LEFTOVER_SECONDS: Final = 5.0
 """Between TERM and KILL for what a command leaves behind when it ends."""
 
@@ -220,7 +221,9 @@ class _Supervision:
 
     def _supervise(self) -> int:
         lease = self._lease
+        trusted_until = clock.now()
         while (left := lease.remaining() - self._warning) > 0.0:
+            trusted_until = clock.now() + lease.remaining()
             self._guard.allow(lease.remaining())
             match _next(self._events, timeout=min(left, _LOOK_SECONDS)):
                 case _Ended(status):
@@ -234,9 +237,20 @@ class _Supervision:
                     self._terminal.on_stopped(self._child, number)
                 case _Lost() | None:
                     pass
-        self._stop(kill_after=lease.remaining() or LATE_SECONDS)
         text = f"lock {lease.lock!r}: the lease with token {lease.token} could not be renewed"
+        text = str(lease.grant.lost_error()) if lease.lost else text
+        self._stop(kill_after=lease.remaining() or self._time_after_loss(trusted_until))
         raise LeaseLost(f"{text}; the command was stopped", lock=lease.lock, token=lease.token)
+
+    def _time_after_loss(self, trusted_until: float) -> float:
+        """Between TERM and KILL when the lease is lost.
+
+        A grant that was taken away while its session lives is passed on a TTL after that, or when its
+        end is acknowledged: not before the deadline that stood when the loss was not known yet (P1).
+        """
+        if self._lease.grant.trust.remaining(clock.now()) <= 0.0:
+            return LATE_SECONDS
+        return max(LATE_SECONDS, min(self._warning, trusted_until - clock.now()))
 
     def _stop(self, *, kill_after: float) -> None:
         self._guard.allow(kill_after)

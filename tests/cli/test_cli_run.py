@@ -184,6 +184,20 @@ def test_the_childs_status_is_had_where_the_parent_ignores_sigchld(node: LockdPr
     assert ended.returncode == 7
 
 
+def test_a_command_has_time_to_stop_when_its_lock_is_broken(node: LockdProcess, tmp_path: Path) -> None:
+    """SAFETY P1: nobody else gets the lock meanwhile."""
+    cleaned = tmp_path / "cleaned"
+    script = f"trap 'sleep 0.8; touch {cleaned}; exit' TERM; echo $LOCKD_TOKEN; while :; do sleep 0.05; done"
+    with running(node, "cleaned", "sh", "-c", script, options=["--ttl=12s"]) as process:
+        assert node.ask("LOCK.BREAK", "cleaned", read_line(process), "REASON", "it hangs") == 1
+        successor = node.ask("LOCK.ACQUIRE", "cleaned", "TTL", 60_000, "WAIT", "FOREVER", timeout=PATIENCE_S)
+        assert successor["status"] == "granted"
+        assert cleaned.exists()
+        assert process.wait(PATIENCE_S) == 123
+        assert process.stderr is not None
+        assert "it hangs" in process.stderr.read()
+
+
 @pytest.mark.parametrize("how", ["broken", "max_hold"])
 def test_a_grant_that_is_taken_away_stops_the_command(node: LockdProcess, how: str) -> None:
     """SAFETY P1, K7: and only then may the next one have the lock."""
