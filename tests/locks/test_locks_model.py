@@ -267,10 +267,11 @@ class MachineAgainstReference(RuleBasedStateMachine):
         self.send(Break(grant.locks[-1], grant.token, "drill", now), user=user)
 
     @precondition(lambda self: any(each.notices for each in self.reference.sessions.values()))
-    @rule(pick=PICKS, number=st.integers(0, 4), user=USERS)
-    def acknowledge(self, pick: int, number: int, user: str) -> None:
-        told = [session.id for session in self.reference.sessions.values() if session.notices]
-        self.send(AcknowledgeNotices(number), session=told[pick % len(told)], user=user)
+    @rule(pick=PICKS, back=st.sampled_from((0, 0, 1, 2)), user=USERS)
+    def acknowledge(self, pick: int, back: int, user: str) -> None:
+        told = [session for session in self.reference.sessions.values() if session.notices]
+        session = told[pick % len(told)]
+        self.send(AcknowledgeNotices(session.noticed - back), session=session.id, user=user)
 
     @precondition(lambda self: any(grant.ending for grant in self.grants))
     @rule(extra=TOKENS, count=st.integers(1, 3))

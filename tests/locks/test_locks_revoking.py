@@ -302,6 +302,15 @@ def test_c10_notices_are_bounded_as_soon_as_their_grants_have_ended() -> None:
     assert told(cluster) == ()
 
 
+def test_g6_those_acknowledged_together_are_passed_on_by_their_tokens() -> None:
+    cluster = opened()
+    tokens = {name: cluster.acquire(name, "s1").granted.token for name in "abc"}
+    for name in "bac":
+        cluster.send(Break(name, tokens[name], "drill", False))
+    cluster.send(AcknowledgeNotices(3), session="s1")
+    assert [event.token for event in cluster.machine.events] == sorted(tokens.values())
+
+
 def test_every_event_has_a_revision_of_its_own() -> None:
     cluster = opened()
     seen: list[int] = []
