@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from lockd.client.clock import TurnedClock
 from lockd.testing.followers import tell_all
+from lockd.testing.memory import ELECTION_TIMEOUT_MS
 
-_STEP_MS = 250
-"""Half of how often the most eager of clients renews its session: its TTL is 1.5 s at least."""
+_STEP_MS = ELECTION_TIMEOUT_MS
+"""Clients renew after a third of their TTL, and that is three of these at least."""
 
 
 class Clock:
