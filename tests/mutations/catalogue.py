@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from tests.mutations import client, consensus, disk, locks, programs, promises, server
+from tests.mutations import client, consensus, disk, grants, locks, programs, promises, server
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
     *consensus.MUTATIONS,
     *disk.MUTATIONS,
     *locks.MUTATIONS,
+    *grants.MUTATIONS,
     *server.MUTATIONS,
     *promises.MUTATIONS,
     *client.MUTATIONS,
@@ -21,7 +22,7 @@ RULES = (
     *(f"C{n}" for n in range(1, 12)),
     *(f"D{n}" for n in range(1, 5)),
     *(f"T{n}" for n in range(1, 5)),
-    *(f"G{n}" for n in range(1, 8)),
+    *(f"G{n}" for n in range(1, 9)),
     "G11",
     *(f"K{n}" for n in range(1, 8)),
 )
