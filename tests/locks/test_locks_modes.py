@@ -108,6 +108,21 @@ def test_g5_a_heavy_waiter_is_not_overtaken_by_a_light_one() -> None:
     assert light.waits
 
 
+def test_of_several_holders_a_refusal_names_who_has_held_longest() -> None:
+    cluster = ClusterState()
+    for session in SESSIONS:
+        cluster.open(session, name=f"name of {session}")
+    share(cluster, "s2")
+    cluster.pass_ms(100)
+    share(cluster, "s1")
+    waiting = ask(cluster, "s3", wait_ms=300)
+    busy = ask(cluster, "s4", wait_ms=0).refused
+    assert (busy.holder, busy.held_ms, busy.queue_length) == ("name of s2", 100, 1)
+    cluster.pass_ms(300)
+    late = waiting.refused
+    assert (late.code, late.holder, late.held_ms, late.queue_length) == ("TIMEOUT", "name of s2", 400, 0)
+
+
 @pytest.mark.parametrize(("was", "asks"), [(3, 4), (3, 0), (0, 3)])
 def test_g5_the_limit_is_fixed_until_nobody_holds_or_waits(was: int, asks: int) -> None:
     cluster = opened()
