@@ -223,7 +223,8 @@ class _Candidate:
             async with scope:
                 yield
         except TimeoutError as error:
-            if scope.expired() and isinstance(error.__cause__, asyncio.CancelledError):
+            # Not one of the body's own. Before Python 3.11.5 the scope's names no cause.
+            if scope.expired() and isinstance(error.__cause__ or error.__context__, asyncio.CancelledError):
                 raise _StoppedError from None
             raise
 
