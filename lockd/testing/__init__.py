@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lockd.testing.clock import Clock
-    from lockd.testing.cluster import Cluster, Node, running_cluster
+    from lockd.testing.cluster import Cluster, running_cluster
+    from lockd.testing.nodes import Node
     from lockd.testing.server import Server, running_server
 else:
 
@@ -25,7 +26,7 @@ else:
         """Import a module with the first use of its names: pytest imports this package in every run."""
         from importlib import import_module  # noqa: PLC0415 - see above
 
-        for module in ("clock", "server", "cluster"):
+        for module in ("clock", "server", "nodes", "cluster"):
             if name in __all__ and hasattr(found := import_module(f"{__name__}.{module}"), name):
                 return getattr(found, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

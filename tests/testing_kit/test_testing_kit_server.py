@@ -161,9 +161,9 @@ def test_k2_dropped_connections_cost_no_lease_and_no_place_in_a_queue(
 
 
 def test_who_is_of_another_process_learns_of_it_too(lockd_server: Server) -> None:
-    command = lockd_command(
-        "run", f"--endpoints={lockd_server.endpoint}", "--lock", "k", "--", "sleep", "1000"
-    )
+    # Without a word from the server it would renew its session after 200 seconds.
+    options = (f"--endpoints={lockd_server.endpoint}", "--lock=k", "--ttl=600s")
+    command = lockd_command("run", *options, "--", "sleep", "1000")
     with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE) as process:
         lockd_server.wait_for(lambda: lockd_server.is_held("k"), timeout=PATIENCE_S)
         lockd_server.expire("k")
