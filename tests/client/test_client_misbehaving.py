@@ -131,7 +131,7 @@ class Clients(RuleBasedStateMachine):
             self.do(self.given_back(self.leases.pop(number % len(self.leases))))
 
     async def given_back(self, lease: AsyncLease | Lease) -> None:
-        with contextlib.suppress(lockd.OutcomeUnknown):
+        with contextlib.suppress(lockd.OutcomeUnknown, TimeoutError):
             # Its session lives for ever on the clock that stands still: nobody waits for the answer.
             async with asyncio.timeout(0.2):
                 await (lease.release() if isinstance(lease, AsyncLease) else asyncio.to_thread(lease.release))
