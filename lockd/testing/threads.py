@@ -42,9 +42,9 @@ class LoopThread:
             result = done.result(timeout)
         except TimeoutError:
             done.cancel()
+            self._check()
             raise
-        if self._failure is not None:
-            raise RuntimeError("the server has failed") from self._failure
+        self._check()
         return result
 
     @property
@@ -75,6 +75,9 @@ class LoopThread:
         """End the loop and its thread. Raises what went wrong on it."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
         if self._failure is not None:
             raise RuntimeError("the server has failed") from self._failure
 
