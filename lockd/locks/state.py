@@ -309,10 +309,9 @@ class LockState:
             kind = EventKind.BROKEN
         self.note_event(kind, lock, request, request.revoked)
         if request.delay_ms and kind is not EventKind.RELEASED:
-            until_ms = max(self.clock_ms + request.delay_ms, lock.delayed_until_ms)
-            self.timers.cancel(lock.delay_timer)
-            lock.delayed_until_ms = until_ms
-            lock.delay_timer = self.timers.set(until_ms, DelayOver(lock))
+            # No other one runs: the grant was exclusive, and during a DELAY there are no grants.
+            lock.delayed_until_ms = self.clock_ms + request.delay_ms
+            lock.delay_timer = self.timers.set(lock.delayed_until_ms, DelayOver(lock))
 
     def _stop_waiting(self, request: Request, outcome: Outcome) -> None:
         """Take a waiter out of its queues, and tell its origin why unless it is an orphan."""
