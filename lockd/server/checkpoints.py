@@ -71,6 +71,10 @@ class Checkpoints:
 
     def backup(self, on_ready: Callable[[Backup | Refused], None]) -> None:
         """Give a snapshot that has at least everything applied now; the reader is the caller's."""
+        _, identity, _ = self._state()
+        if not identity.cluster:  # a leader is known before its first command, the cluster's id (C8)
+            on_ready(Refused("UNAVAILABLE", "the cluster is being founded: there is nothing to save yet"))
+            return
         self._backups.append(on_ready)
         self._serve_backups()
 

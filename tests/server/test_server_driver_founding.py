@@ -1,6 +1,7 @@
 """A new cluster: whose it is stands in the log before anything that is granted in it (SAFETY C8, P6)."""
 
-from lockd.locks.commands import CreateCluster, Granted, OpenSession
+from lockd.locks.commands import CreateCluster, Granted, OpenSession, Refused
+from lockd.server.port import Backup
 from tests.server.cluster import Cluster
 
 
@@ -17,3 +18,15 @@ def test_c8_the_first_command_of_the_log_is_the_clusters_id_whoever_has_asked_be
     assert len(cluster[1].logged(CreateCluster)) == 1
     assert isinstance(here[-1], Granted)
     assert isinstance(there[-1], Granted)
+
+
+def test_c8_no_copy_is_made_of_a_state_that_is_no_clusters_yet() -> None:
+    """Its header would name no cluster, and every reader would call it damaged."""
+    cluster = Cluster()
+    ready: list[Backup | Refused] = []
+    cluster[1].driver.checkpoints.backup(ready.append)
+    assert ready == [Refused("UNAVAILABLE", "the cluster is being founded: there is nothing to save yet")]
+    cluster.elect(1)
+    cluster[1].driver.checkpoints.backup(ready.append)
+    cluster.tick(5)
+    assert isinstance(ready[-1], Backup)
