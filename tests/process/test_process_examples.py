@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -207,6 +208,12 @@ def test_jobs(example: Example) -> None:
         finally:
             server.terminate()
         assert server.wait(PATIENCE_S) == 0
+
+
+def test_users_tests(example: Example) -> None:
+    """In a folder of its own, as a user runs it: the fixtures come with the installed package."""
+    shutil.copy(EXAMPLES / "test_books.py", example.cwd)
+    assert "2 passed" in example.run(sys.executable, "-m", "pytest", "-q", "test_books.py")
 
 
 def test_node_client(example: Example, node_modules: Path) -> None:
