@@ -342,10 +342,6 @@ def _lie(answer: dict[str, Reply], kind: Mischief | None) -> dict[str, Reply]:
             return {"mode": "semaphore"}
         case Mischief.HUGE_TTL if "ttl_ms" in answer:
             return {"ttl_ms": HUGE}
-        case Mischief.ENDED_UNKNOWN if "ended" in answer:
-            return {
-                "ended": [[2**40, "a", 2**50, "broken: nobody's"], [2**40 + 1, "other", 2**50, "max_hold"]]
-            }
     return {}
 
 
