@@ -302,6 +302,24 @@ def test_c10_notices_are_bounded_as_soon_as_their_grants_have_ended() -> None:
     assert told(cluster) == ()
 
 
+def test_k7_a_holder_that_cancels_a_revoked_grant_need_not_be_told() -> None:
+    cluster = opened()
+    token = cluster.acquire("a", "s1", request=1).granted.token
+    break_it(cluster, token)
+    assert cluster.cancel("a", "s1", 1).count == 1
+    assert told(cluster) == ()
+    assert cluster.machine.validate("a", token) == "free"
+
+
+def test_an_older_grant_is_superseded_while_the_delay_of_a_later_one_runs() -> None:
+    cluster = opened()
+    older = delayed(cluster)
+    cluster.release("a", older, "s1")
+    break_it(cluster, delayed(cluster), now=True)
+    assert cluster.machine.inspect("a").status == "free"
+    assert cluster.machine.validate("a", older) == "superseded"
+
+
 def test_g6_those_acknowledged_together_are_passed_on_by_their_tokens() -> None:
     cluster = opened()
     tokens = {name: cluster.acquire(name, "s1").granted.token for name in "abc"}
