@@ -121,7 +121,7 @@ class Acquire(msgspec.Struct, array_like=True, frozen=True, tag="acquire"):
     """The caller is told at once that it waits, and later of the end (NOTIFY). For the node that
     asks alone: the outcome of a request that waits is Queued either way."""
     mode: str = EXCLUSIVE
-    """EXCLUSIVE or SHARED; of no meaning with a `limit`."""
+    """EXCLUSIVE or SHARED; with a `limit` it has to be EXCLUSIVE."""
     limit: int = 0
     """More than 0: the lock is a counting semaphore with so many units."""
     weight: int = 1
@@ -291,7 +291,7 @@ class Granted(msgspec.Struct, array_like=True, frozen=True, tag="granted"):
     repeat: bool = False
     """An answer given again, or given after a wait: it starts no client deadline (K1)."""
     locks: tuple[str, ...] = ()
-    """Of AcquireAll: all that the grant holds, `lock` being the first of them by name."""
+    """All that the grant holds, by name; `lock` is the first of them."""
     mode: str = EXCLUSIVE
     """EXCLUSIVE, SHARED or SEMAPHORE."""
     limit: int = 0
