@@ -1,4 +1,4 @@
-"""Every Redis client passes scenario.yaml, against a real node."""
+"""Every Redis client passes scenario.yaml, against a real node, and one also against a cluster's."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from tests.processes import running_node
+from tests.processes import running_cluster, running_node
 from tests.redis_clients import redis_py
 from tests.redis_clients.node import NodeConnection
 from tests.redis_clients.scenario import Connection, play
@@ -57,3 +57,15 @@ def test_a_node_client(port: int, resp: int, library: str, node_modules: Path) -
         resp=resp,
         can_listen=False,
     )
+
+
+def test_each_connection_at_another_node(tmp_path: Path) -> None:
+    """A follower passes commands on, and pushes what it has applied itself."""
+    with running_cluster(tmp_path) as cluster:
+        one, other = cluster.followers()
+        ports = iter([node.ports.client for node in (one, cluster.leader(), other)])
+
+        def connect(listening: bool) -> Connection:
+            return (redis_py.Listening if listening else redis_py.Plain)(next(ports), 3)
+
+        play(connect, name="cluster", resp=3, can_listen=True)
