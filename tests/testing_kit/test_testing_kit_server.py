@@ -109,6 +109,15 @@ def test_k1_a_lease_ends_by_the_clock_and_the_server_frees_it_later(
     assert not lockd_server.is_held("k")
 
 
+def test_k2_a_loss_is_told_at_once_though_the_server_is_silent(lockd_server: Server) -> None:
+    told = threading.Event()
+    lease = lockd_server.client(ttl=600).acquire("k")
+    lease.on_lost(told.set)
+    with lockd_server.paused():
+        lockd_server.clock.advance(600)
+        assert told.wait(PATIENCE_S)
+
+
 def test_time_that_stands_still_and_time_that_passes(
     lockd_server: Server, lockd_client: lockd.Client
 ) -> None:
