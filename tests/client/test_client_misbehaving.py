@@ -163,9 +163,13 @@ class Clients(RuleBasedStateMachine):
         self.peer.push(kind, message)
         self.do(asyncio.sleep(TURN_S))
 
-    @rule(lock=locks)
-    def revoke(self, lock: str) -> None:
+    @rule(lock=locks, goes_on=st.booleans())
+    def revoke(self, lock: str, goes_on: bool) -> None:
+        """And, if the clients go on renewing, until the lock is passed on without them."""
         self.peer.revoke(lock)
+        for _ in range(2 if goes_on else 0):
+            self.renew()
+            self.peer.advance(6.0)
 
     @rule(seconds=st.sampled_from([0.5, 4.0, 9.85, 11.0]))
     def time_passes(self, seconds: float) -> None:
