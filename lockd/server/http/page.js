@@ -23,6 +23,8 @@ function row(cells) {
 }
 
 function fill(table, rows) {
+  const columns = [...at(table).tHead.rows[0].cells].map((head) => head.textContent.trim());
+  for (const line of rows) columns.forEach((column, index) => { line.cells[index].dataset.column = column; });
   at(table).tBodies[0].replaceChildren(...rows);
 }
 
@@ -37,12 +39,18 @@ function duration(ms) {
 const meta = (value) => (value === null ? "" : JSON.stringify(value));
 const who = (view) => (view.name ? `${view.name} (${view.session})` : `session ${view.session}`);
 
+function role(member, status) {
+  if (member.node === status.leader) return `leader of term ${status.term}`;
+  if (member.node === status.node) return status.role;
+  return member.voter ? "follower" : "learner";
+}
+
 function showStatus(status) {
   at("cluster").textContent = `cluster ${status.cluster}, incarnation ${status.incarnation}, seen from node ${status.node}`;
   fill("nodes", status.members.map((member) => row([
     member.node,
-    member.node === status.leader ? `leader of term ${status.term}` : member.node === status.node ? status.role : "",
-    member.voter ? "yes" : member.wants_vote ? "when caught up" : "learner",
+    role(member, status),
+    member.voter ? "yes" : member.wants_vote ? "when caught up" : "no",
     member.alive ? "yes" : "no",
     member.node === status.node ? `${status.last_applied} of ${status.log_last} applied` : member.match_index || "",
     member.client,
