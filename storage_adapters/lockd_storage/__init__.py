@@ -22,7 +22,7 @@ the adapter for PostgreSQL and SQLite, `schema` makes the tables.
 
 from typing import TYPE_CHECKING, Any
 
-from lockd_storage.errors import NotFenceable, NotInstalled, WrongCluster, WrongLock
+from lockd_storage.errors import NotFenceable, NotInstalled, WrongCluster, WrongLock, WrongMode
 from lockd_storage.fencing import FencePort, HeldLease, Mark
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "NotInstalled",
     "WrongCluster",
     "WrongLock",
+    "WrongMode",
     "fenced",
 ]
 

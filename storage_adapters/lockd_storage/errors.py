@@ -37,6 +37,19 @@ class WrongLock(Rejected):
         self.resource = resource
 
 
+class WrongMode(Rejected):
+    """The lease is not of a mode that may do this (SAFETY G10).
+
+    An exclusive lease installs and writes. A shared one installs, which shuts out exclusive writers
+    of before, and writes nothing: others hold it too. A semaphore's does neither: its tokens have
+    no order.
+    """
+
+    def __init__(self, message: str, *, resource: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
 class NotFenceable(Rejected):
     """This session, connection or engine can't be held to a fence: the message says why.
 

@@ -20,7 +20,7 @@ from typing import NoReturn, Protocol, TypeVar
 
 from lockd.errors import LeaseLost, StaleToken
 from lockd.ids import LOCK_NAME_BYTES_MAX, Fence
-from lockd_storage.errors import NotInstalled, WrongCluster, WrongLock
+from lockd_storage.errors import NotInstalled, WrongCluster, WrongLock, WrongMode
 
 RESOURCE_BYTES_MAX = LOCK_NAME_BYTES_MAX
 INSTALL_SECONDS = 5.0
@@ -44,6 +44,11 @@ class HeldLease(Protocol):
     @property
     def fence(self) -> str:
         """`cluster/incarnation/token`."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """`exclusive`, `shared` or `semaphore`: what it may do here (SAFETY G10)."""
         ...
 
     def remaining(self) -> float:
@@ -112,7 +117,16 @@ def resource_of(lease: HeldLease, resource: str | None) -> str:
 
 
 def presented_fence(lease: HeldLease, *, resource: str, cluster: str | None) -> Fence:
-    """The lease's fence, if it belongs to `cluster` (None: any). Raises WrongCluster."""
+    """The fence that a lease may install, if it belongs to `cluster` (None: any).
+
+    Raises WrongCluster, WrongMode.
+    """
+    if lease.mode not in ("exclusive", "shared"):
+        raise WrongMode(
+            f"lock {lease.lock!r} is held as a {lease.mode}: such grants have no order, so nothing can be"
+            " fenced with them (SAFETY G10)",
+            resource=resource,
+        )
     fence = Fence.parse(lease.fence)
     if cluster is not None and fence.cluster != cluster:
         raise WrongCluster(
@@ -120,6 +134,17 @@ def presented_fence(lease: HeldLease, *, resource: str, cluster: str | None) -> 
             resource=resource,
         )
     return fence
+
+
+def writing_fence(lease: HeldLease, *, resource: str, cluster: str | None) -> Fence:
+    """As `presented_fence`, of a lease that may also write: an exclusive one (SAFETY G10)."""
+    if lease.mode == "shared":
+        raise WrongMode(
+            f"lock {lease.lock!r} is shared: its holder may install and read, and must hold it exclusively"
+            " to write (SAFETY G10)",
+            resource=resource,
+        )
+    return presented_fence(lease, resource=resource, cluster=cluster)
 
 
 def check_deadline(lease: HeldLease) -> None:

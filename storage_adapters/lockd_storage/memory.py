@@ -20,6 +20,7 @@ from lockd_storage.fencing import (
     judge_write,
     presented_fence,
     resource_of,
+    writing_fence,
 )
 
 
@@ -67,7 +68,7 @@ class MemoryFence:
     def write(self, lease: HeldLease, resource: str | None = None) -> Iterator[None]:
         """See `FencePort.write`. Yields nothing: what is written is the caller's own state."""
         resource = resource_of(lease, resource)
-        fence = presented_fence(lease, resource=resource, cluster=self._cluster)
+        fence = writing_fence(lease, resource=resource, cluster=self._cluster)
         with self._changed:
             mark = self._marks.get(resource)
             judge_write(mark, resource=resource, fence=fence)

@@ -17,6 +17,7 @@ class GivenLease:
     cluster: str = CLUSTER
     incarnation: str = INCARNATION
     seconds: float = 30.0
+    mode: str = "exclusive"
 
     @property
     def fence(self) -> str:

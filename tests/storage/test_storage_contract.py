@@ -6,7 +6,7 @@ from threading import Event, Thread
 import pytest
 
 from lockd.errors import LeaseLost, StaleToken, Unavailable
-from lockd_storage import NotInstalled, WrongCluster, WrongLock
+from lockd_storage import NotInstalled, WrongCluster, WrongLock, WrongMode
 from lockd_storage.memory import MemoryFence
 from lockd_storage.sqlalchemy import SqlFence
 from tests.storage.leases import OTHER_CLUSTER, OTHER_INCARNATION, GivenLease
@@ -244,3 +244,25 @@ def test_memory_install_that_was_overtaken_while_it_waited_says_so() -> None:
             fence.install(GivenLease(35), timeout=0.01)
     thread.join(20)
     assert refused == [35]
+
+
+def test_g10_a_shared_lease_shuts_out_an_earlier_writer_and_writes_nothing(store: Store) -> None:
+    writer, reader = GivenLease(33), GivenLease(34, mode="shared")
+    store.fence.install(writer)
+    write(store, writer)
+    store.fence.install(reader)
+    with pytest.raises(StaleToken):
+        write(store, writer)
+    with pytest.raises(WrongMode, match="exclusively"):
+        write(store, reader)
+    assert store.lines() == [33]
+
+
+def test_g10_a_semaphore_neither_installs_nor_writes(store: Store) -> None:
+    store.fence.install(GivenLease(33))
+    for refused in (store.fence.install, lambda lease: write(store, lease)):
+        with pytest.raises(WrongMode, match="no order"):
+            refused(GivenLease(34, mode="semaphore"))
+    mark = store.fence.mark("orders")
+    assert mark is not None
+    assert mark.token == 33

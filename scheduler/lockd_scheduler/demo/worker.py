@@ -28,6 +28,7 @@ class TokenInHand:
     lock: str
     token: int
     fence: str
+    mode: str = "exclusive"
 
     def remaining(self) -> float:
         """It would say that it has all the time of the world."""

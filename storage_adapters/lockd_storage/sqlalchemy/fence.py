@@ -15,6 +15,7 @@ from lockd_storage.fencing import (
     check_deadline,
     presented_fence,
     resource_of,
+    writing_fence,
 )
 from lockd_storage.sqlalchemy.block import FencedBlock
 from lockd_storage.sqlalchemy.marks import Grant, MarkStore, read_mark
@@ -50,7 +51,9 @@ class SqlFence:
         seconds are ended by the server; that needs the same role, or pg_signal_backend.
         """
         check_deadline(lease)
-        return self._store.install(self._engine, self._grant(lease, resource), timeout=timeout)
+        name = resource_of(lease, resource)
+        fence = presented_fence(lease, resource=name, cluster=self._cluster)
+        return self._store.install(self._engine, Grant(lease, name, fence), timeout=timeout)
 
     def mark(self, resource: str) -> Mark | None:
         """See `FencePort.mark`."""
@@ -76,15 +79,15 @@ class SqlFence:
             raise ValueError("resource= names the resource of one lease; several guard those of their locks")
         return FencedBlock(
             self._store,
-            [self._grant(lease, resource) for lease in leases],
+            [self._writing(lease, resource) for lease in leases],
             read_now=self.mark,
             idle_timeout=idle_timeout,
             statement_timeout=statement_timeout,
         )
 
-    def _grant(self, lease: HeldLease, resource: str | None) -> Grant:
+    def _writing(self, lease: HeldLease, resource: str | None) -> Grant:
         name = resource_of(lease, resource)
-        return Grant(lease, name, presented_fence(lease, resource=name, cluster=self._cluster))
+        return Grant(lease, name, writing_fence(lease, resource=name, cluster=self._cluster))
 
 
 def fenced(
@@ -110,6 +113,7 @@ def fenced(
     Raises, from the first statement of a transaction or on leaving:
     StaleToken: someone newer has installed. Nothing of this transaction was written.
     NotInstalled, WrongCluster: `install` was not called here, or not with this lease.
+    WrongMode: the lease is shared or a semaphore's, which may not write (SAFETY G10).
     LeaseLost: the lease's deadline has passed, or the server ended a transaction that stood still.
     OutcomeUnknown: the reply to the COMMIT was lost; it may have been applied (SAFETY S9).
     NotFenceable: AUTOCOMMIT, a second database, two-phase, or a transaction that was open before.
