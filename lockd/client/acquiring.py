@@ -125,4 +125,13 @@ class Acquiring:
         """Take a push; one that is no news of a wait of ours is nobody's."""
         wait = self._waits.on_push(kind, message)
         if wait is not None:
-            self._loop.call_later(ASK_AGAIN_SECONDS, self._send, wait)
+            self._loop.call_later(ASK_AGAIN_SECONDS, self._ask_again, wait, wait.sends)
+
+    def _ask_again(self, wait: Wait, sends: int) -> None:
+        """Unless a new connection has asked meanwhile.
+
+        Where it is asked twice over one connection, the first is told that the answer goes to the
+        second. That is the same news again, and would be without end.
+        """
+        if wait.sends == sends:
+            self._send(wait)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import lockd
+from lockd.client.acquiring import ASK_AGAIN_SECONDS
 from lockd.client.queries import command
 from tests.client.peer import GARBAGE, HANG_UP, SILENCE, Error, Peer, option
 
@@ -260,6 +261,34 @@ def test_a_push_that_says_unknown_is_a_question_to_ask_again() -> None:
             )
             assert await peer.heard("LOCK.ACQUIRE", 2) == asked
             assert (await waiter).token == 1
+            await client.close()
+
+    run(main())
+
+
+def test_what_a_new_connection_has_asked_for_is_not_asked_for_again() -> None:
+    """A node that stops says UNKNOWN and hangs up. Of two requests over one connection the first is told
+    UNKNOWN as well, since the second has the answer: asking again then has no end."""
+
+    async def main() -> None:
+        async with Peer() as first, Peer() as second:
+            first.script("LOCK.ACQUIRE", first.queued)
+            second.always("LOCK.ACQUIRE", second.queued)
+            client = lockd.AsyncClient([first.endpoint, second.endpoint])
+            waiter = asyncio.create_task(client.acquire("k"))
+            asked = await first.heard("LOCK.ACQUIRE")
+            first.push(
+                "lock.timeout", {"lock": "k", **first.wait_of(asked), "code": "UNKNOWN", "text": "stopping"}
+            )
+            await first.stop()
+            assert await second.heard("LOCK.ACQUIRE") == asked
+            is_later = asyncio.Event()
+            asyncio.get_running_loop().call_later(ASK_AGAIN_SECONDS, is_later.set)
+            await is_later.wait()
+            await client.ask(command("PING"))
+            assert second.of("LOCK.ACQUIRE") == [asked]
+            second.push_grant(asked)
+            assert (await waiter).lock == "k"
             await client.close()
 
     run(main())
