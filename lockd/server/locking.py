@@ -161,7 +161,7 @@ class Locking:
         log.warning("user '%s' breaks %s: %s", user, what, request.reason)
 
         def broken(outcome: Outcome) -> None:
-            log.warning("user '%s' has asked to break %s; it came to %s", user, what, outcome)
+            log.warning("user '%s' has asked to break %s: %s", user, what, replies.told(outcome))
             _answer_plainly(turn, outcome)
 
         operation = Break(request.lock, request.token, request.reason, request.now)

@@ -50,13 +50,17 @@ class Operating:
 
     def add(self, request: requests.ClusterAdd, client: Client, turn: Turn) -> None:
         operation = AddMember(request.node, request.peer_address, wants_vote=not request.learner)
-        self._change(operation, client, turn, force=request.force)
+        kind = "learner" if request.learner else "node"
+        what = f"to add {kind} {request.node} at {request.peer_address!r}"
+        self._change(operation, what, client, turn, force=request.force)
 
     def promote(self, request: requests.ClusterPromote, client: Client, turn: Turn) -> None:
-        self._change(PromoteMember(request.node), client, turn, force=request.force)
+        what = f"to promote node {request.node}"
+        self._change(PromoteMember(request.node), what, client, turn, force=request.force)
 
     def remove(self, request: requests.ClusterRemove, client: Client, turn: Turn) -> None:
-        self._change(RemoveMember(request.node), client, turn, force=request.force)
+        what = f"to remove node {request.node}"
+        self._change(RemoveMember(request.node), what, client, turn, force=request.force)
 
     def transfer(self, request: requests.ClusterTransfer, client: Client, turn: Turn) -> None:
         what = f"that node {request.node} leads" if request.node else "that another node leads"
@@ -65,9 +69,15 @@ class Operating:
         )
 
     def _change(
-        self, operation: AddMember | PromoteMember | RemoveMember, client: Client, turn: Turn, *, force: bool
+        self,
+        operation: AddMember | PromoteMember | RemoveMember,
+        what: str,
+        client: Client,
+        turn: Turn,
+        *,
+        force: bool,
     ) -> None:
-        what = f"{operation}{', forced' if force else ''}"
+        what += ", forced" if force else ""
         self._driver.change_members(
             user=client.user_name,
             operation=operation,
@@ -127,10 +137,10 @@ class Operating:
 def _logged(what: str, client: Client, then: Callable[[Outcome], None]) -> Callable[[Outcome], None]:
     """Log the wish of an operator now, and what came of it before `then` hears of it."""
     user = client.user_name
-    log.info("user '%s' asks: %s", user, what)
+    log.info("user '%s' asks %s", user, what)
 
     def done(outcome: Outcome) -> None:
-        log.info("user '%s' asked: %s; it came to %s", user, what, outcome)
+        log.info("user '%s' asked %s: %s", user, what, replies.told(outcome))
         then(outcome)
 
     return done

@@ -6,7 +6,7 @@ Session ids are their user's secret: nothing here shows one but to the session i
 from collections.abc import Sequence
 
 from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
-from lockd.locks.commands import Granted, Queued, Refused, SessionOpened
+from lockd.locks.commands import Changed, Granted, Outcome, Queued, Refused, SessionOpened
 from lockd.locks.events import LockEvent
 from lockd.locks.views import HolderView, LockView, QueueView, SessionView, WaiterView
 from lockd.protocol.resp import Reply
@@ -44,6 +44,17 @@ def queued(waiting: Queued, request: int | str) -> dict[str, Reply]:
         "request": request,
         "position": waiting.position,
     }
+
+
+def told(outcome: Outcome) -> str:
+    """What came of a command, for the log."""
+    match outcome:
+        case Refused(code, text):
+            return f"{code} {text}"
+        case Changed(count):
+            return "done" if count else "there was nothing to do"
+        case _:
+            raise AssertionError(f"{outcome!r} is for its client's eyes")
 
 
 def wait_ended(refused: Refused, *, lock: str, session: str, request: int | str) -> dict[str, Reply]:
