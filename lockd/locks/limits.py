@@ -56,6 +56,9 @@ class Limits:
     """Of BREAK."""
     notices_per_session_max: int = 1_024
     """Beyond it the oldest is forgotten, if its grant has ended: who never acknowledges isn't told all."""
+    deadlock_search_max: int = 12_000
+    """How many requests, and locks of theirs, are looked at to tell whether a wait could ever end.
+    Beyond it the wait is refused: it would hold up everyone (P6), and let through it might never end (G8)."""
     refusal_meta_bytes_max: int = 512
     """A refusal shows the holder's metadata up to this size: a session keeps a thousand answers."""
 

@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Mutation
 
 _DEADLOCK = "tests/locks/test_locks_deadlock.py"
+_DEADLOCK_COST = "tests/locks/test_locks_deadlock_cost.py"
 _MODES = "tests/locks/test_locks_modes.py"
 _ORIGINS = "tests/locks/test_locks_origins.py"
 _REVOKING = "tests/locks/test_locks_revoking.py"
@@ -203,6 +204,22 @@ MUTATIONS = (
         (f"{_ORIGINS}::test_g4_of_two_requests_without_id_that_of_the_gone_connection_ends",),
     ),
     Mutation(
+        "the search for a deadlock goes on however much there is to look at",
+        "P6",
+        "lockd/locks/deadlock.py",
+        "                if self.looked_at > at_most:\n                    return False\n",
+        "",
+        (_DEADLOCK_COST,),
+    ),
+    Mutation(
+        "a queue is read from its front whenever somebody else depends on it",
+        "P6",
+        "lockd/locks/deadlock.py",
+        "            line = self._lines.get(name)\n",
+        "            line = None\n",
+        (_DEADLOCK_COST,),
+    ),
+    Mutation(
         "no deadlock is ever found",
         "G8",
         "lockd/locks/deadlock.py",
@@ -231,32 +248,32 @@ MUTATIONS = (
         "those who wait ahead are no obstacle",
         "G8",
         "lockd/locks/deadlock.py",
-        "        if ticket >= before:\n            break\n",
-        "        break\n",
+        "            if waiter is None or waiter.ticket >= ticket:\n",
+        "            if True:\n",
         (_DEADLOCK,),
     ),
     Mutation(
         "a semaphore's units are counted one a holder when deadlocks are sought",
         "G8",
         "lockd/locks/deadlock.py",
-        "sum(holder.weight for holder in holders) + wanted.weight > wanted.limit",
-        "len(holders) + 1 > wanted.limit",
+        "self.used + standing.weight <= standing.limit",
+        "len(self.holders) + 1 <= standing.limit",
         (_DEADLOCK,),
     ),
     Mutation(
         "shared grants are taken for exclusive ones, and what is no deadlock is refused",
         "G8",
         "lockd/locks/deadlock.py",
-        "        return not (wanted.mode == SHARED and all(holder.mode == SHARED for holder in holders))\n",
-        "        return True\n",
+        "        return standing.mode == SHARED and self.shared == len(self.holders)\n",
+        "        return False\n",
         (_DEADLOCK,),
     ),
     Mutation(
         "a request for several locks waits in the first queue alone when deadlocks are sought",
         "G8",
         "lockd/locks/deadlock.py",
-        "                    for other in own.locks:\n                        look(other, own.ticket)\n",
-        "                    look(own.lock, own.ticket)\n",
+        "                todo.extend((lock.name, own.ticket) for lock in own.locks)\n",
+        "                todo.append((own.lock.name, own.ticket))\n",
         (_DEADLOCK,),
     ),
     Mutation(

@@ -66,6 +66,10 @@ def test_the_table_of_errors() -> None:
         ("DELAY", f"{Limits().delay_ms_max:,} ms"),
         ("waiters of a lock; what a session holds or waits for", f"{Limits().waiters_per_lock_max:,} each"),
         ("sessions", f"{Limits().sessions_max:,}"),
+        (
+            "requests and locks that a wait with OWNER may depend on, where somebody waits behind that owner",
+            f"{Limits().deadlock_search_max:,}",
+        ),
         ("notices that a session has not acknowledged", f"{Limits().notices_per_session_max:,}"),
         ("watches of a connection", f"{WATCHES_PER_CONNECTION_MAX:,}"),
         ("events that a node keeps for watches", f"{EVENTS_MAX:,}, or {BYTES_MAX // 2**20} MiB"),
