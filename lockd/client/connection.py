@@ -13,7 +13,7 @@ from typing import Any, cast
 import hiredis
 
 from lockd.client.options import ClientOptions, Endpoint
-from lockd.client.queries import Greeting, Words, error_of, reading
+from lockd.client.queries import OURS, Greeting, Words, error_of, reading
 from lockd.errors import LockdError
 
 Reply = Any
@@ -130,8 +130,8 @@ async def connect(
 ) -> tuple[Connection, Greeting]:
     """Open a connection and introduce the client, within `answer_timeout`.
 
-    Raises OSError (TimeoutError too) when the node can't be reached or does not greet, and the
-    LockdError that it answers with: AccessDenied for wrong credentials.
+    Raises OSError (TimeoutError too) when the node can't be reached, does not greet or is none of
+    lockd's, and the LockdError that it answers with: AccessDenied for wrong credentials.
     """
     connection: Connection | None = None
     try:
@@ -140,9 +140,11 @@ async def connect(
                 endpoint, options, lambda: Connection(answer_timeout=answer_timeout, on_push=on_push)
             )
             return connection, await _greet(connection, options)
-    except BaseException:
+    except BaseException as error:
         if connection is not None:
             connection.abort("it was not greeted")
+        if isinstance(error, TimeoutError) and not str(error):
+            raise TimeoutError(f"no greeting within {answer_timeout:.2f} s") from None
         raise
 
 
@@ -171,4 +173,7 @@ async def _greet(connection: Connection, options: ClientOptions) -> Greeting:
     reply = greeted.result()
     if isinstance(reply, LockdError):
         raise reply
-    return reading(Greeting)(reply)
+    greeting = reading(Greeting)(reply)
+    if greeting.server != OURS:
+        raise ConnectionError(f"a server of {greeting.server!r} answers there, not {OURS}")
+    return greeting

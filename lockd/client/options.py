@@ -43,6 +43,8 @@ class Endpoint(NamedTuple):
             if not hasattr(socket, "AF_UNIX"):
                 raise ValueError(f"endpoint {text!r}: this system has no Unix sockets")
             return cls(text, 0)
+        if "/" in text:
+            raise ValueError(f"endpoint {text!r}: expected host:port, without a scheme or a path")
         if text.startswith("["):
             host, bracket, rest = text[1:].partition("]")
             if not bracket or (rest and not rest.startswith(":")):

@@ -112,6 +112,9 @@ class Query(Generic[T]):
     """Whether it changes anything: if not, an answer that never came is no unknown outcome."""
 
 
+OURS: Final = "lockd"
+
+
 class Greeting(msgspec.Struct, frozen=True):
     """What a node says of itself in its answer to HELLO."""
 
@@ -119,6 +122,8 @@ class Greeting(msgspec.Struct, frozen=True):
     """"" while the node does not know it yet."""
     incarnation: str = ""
     node: int = 0
+    server: str = OURS
+    """What kind of server it is: Redis and its kin answer HELLO as well."""
 
 
 Ttl = Annotated[int, msgspec.Meta(ge=1, le=TTL_MS_MAX)]

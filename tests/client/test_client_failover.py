@@ -340,6 +340,28 @@ def test_a_cluster_that_nobody_answers_for_is_unavailable_after_the_ttl() -> Non
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("greets", "trouble"),
+    [
+        ({"server": "redis", "proto": 3}, "a server of 'redis' answers there, not lockd"),
+        (SILENCE, r"no greeting within 0\.\d\d s"),
+    ],
+)
+def test_whoever_is_asked_by_mistake_is_named(greets: Any, trouble: str) -> None:
+    async def main() -> None:
+        async with Peer() as peer:
+            peer.always("HELLO", greets)
+            client = lockd.AsyncClient(peer.endpoint, ttl=0.5)
+            with pytest.raises(
+                lockd.Unavailable, match=f"^SESSION.OPEN was not answered: [0-9.:]+: {trouble}$"
+            ):
+                await client.acquire("k")
+            assert {words[0] for words in peer.commands} == {"HELLO"}
+            await client.close()
+
+    run(main())
+
+
 def test_an_acquire_that_was_sent_and_not_answered_is_unknown_and_withdrawn() -> None:
     async def main() -> None:
         async with Peer() as peer:

@@ -44,6 +44,8 @@ def test_an_endpoint_is_read_as_written(text: str, host: str, port: int) -> None
         "a:\uff11",
         "unix:",
         "unix:lockd.sock",
+        "http://a:1",
+        "a:1/0",
     ],
 )
 def test_a_wrong_endpoint_is_refused(text: str) -> None:
