@@ -94,6 +94,7 @@ def lockd() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit status. Errors become one line, or JSON."""
+    _fill_closed_streams()
     given = list(sys.argv[1:] if args is None else args)
     if given[:1] == ["serve"]:
         # Its imports take long, and the kernel drops a SIGTERM for which a container's first process
@@ -109,6 +110,19 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary: a person or a script reads one line
         return _report(error, given)
     return int(status or ExitStatus.DONE)
+
+
+def _fill_closed_streams() -> None:
+    """Have standard streams that are closed (`>&-`) lead nowhere.
+
+    Their numbers would go to the next files that are opened: a socket, or the log on a node's disk,
+    into which whatever writes to standard error then writes. libuv aborts when it finds such a one.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free: this one
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:

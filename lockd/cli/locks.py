@@ -170,7 +170,8 @@ def break_lock(
     if as_json:
         show_json({"lock": name, "token": token, "broken": True, "now": now})
     else:
-        click.echo(f"broke {name}, token {token}")
+        passed_on = "" if now else "; it is passed on when its holder has stopped, or a TTL later"
+        click.echo(f"broke {name}, token {token}{passed_on}")
 
 
 def _only_holder(client: Client, name: str) -> int:

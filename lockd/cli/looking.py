@@ -81,7 +81,7 @@ def ls(*, access: Access, prefix: str, as_json: bool) -> None:
 
 
 def _row(lock: LockInfo) -> tuple[object, ...]:
-    holders = ", ".join(map(party, lock.holders))
+    holders = ", ".join(f"{party(holder)}{' (ending)' if holder.ending else ''}" for holder in lock.holders)
     held = duration(lock.held_ms) if lock.holders else "-"
     mode = f"{lock.mode} {lock.used}/{lock.limit}" if lock.limit else lock.mode
     return (

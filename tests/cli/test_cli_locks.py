@@ -179,6 +179,19 @@ def test_a_lock_is_broken_at_once_only_when_that_is_asked_for(lockd: Lockd) -> N
     assert lockd("acquire", "torn", "--ttl", "20s")[0] == 0
 
 
+def test_it_is_said_that_a_broken_lock_is_not_free_yet(lockd: Lockd) -> None:
+    grant = lockd.json("acquire", "ends", "--ttl", "20s")
+    assert (
+        "passed on when its holder has stopped, or a TTL later" in lockd("break", "ends", "--reason", "x")[1]
+    )
+    assert lockd("ls", "ends")[1].endswith(" (ending)\n")
+    token = str(grant["token"])
+    assert (
+        lockd("break", "ends", "--reason", "x", "--token", token, "--now")[1]
+        == f"broke ends, token {token}\n"
+    )
+
+
 def test_breaking_needs_a_grant_that_is_held(lockd: Lockd) -> None:
     assert lockd("break", "nobody's", "--reason", "x")[0] == 4
     assert lockd("break", "nobody's", "--reason", "x", "--token", "7")[0] == 4

@@ -71,6 +71,19 @@ def test_whoever_reads_a_watch_may_stop_reading(node: LockdProcess) -> None:
         assert watch.stderr.read() == ""
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_not_taken_for_a_socket(node: LockdProcess, closed: str) -> None:
+    command = lockd_command("acquire", closed, "--ttl", "60s", "--endpoints", node.endpoint)
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'"$@" {closed}', "sh", *command],
+        env=clean_environment(),
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ended.returncode == 0
+    assert node.ask("LOCK.INSPECT", closed)["status"] == "held"
+
+
 def test_a_watch_goes_on_when_its_node_dies(tmp_path: Path) -> None:
     with running_cluster(tmp_path) as cluster:
         followers = cluster.followers()
