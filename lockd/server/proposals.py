@@ -21,6 +21,7 @@ from lockd.locks.commands import (
     Completion,
     CreateCluster,
     ExpireSessions,
+    FreeRevoked,
     Granted,
     MarkSilent,
     Operation,
@@ -39,11 +40,14 @@ from lockd.server.leadership import Leadership
 
 BATCH_COMMANDS_MAX = 256
 BATCH_BYTES_MAX = 64 * 1024
+FORWARD_BYTES_MAX = 1024 * 1024
+"""Of commands in one frame: 256 of the largest would not fit into any."""
 PROPOSALS_MAX = 100_000
 """Commands that a leader queues for its log; more stay with the nodes that took them (SAFETY C10)."""
 LEADER_ONLY = (
     CreateCluster,
     ExpireSessions,
+    FreeRevoked,
     MarkSilent,
     ClearSilent,
     AddMember,
@@ -198,7 +202,11 @@ class Proposals:
         """Pass on the next commands of the inbox; False when they can't be sent now."""
         operations = list(itertools.islice(self._inbox, BATCH_COMMANDS_MAX))
         calls = [call for operation in operations if (call := self.calls.get(operation)) is not None]
-        frame = frames.Forward(tuple(call.command for call in calls))
+        commands, _ = _fitting(tuple(call.command for call in calls), FORWARD_BYTES_MAX)
+        if len(commands) < len(calls):
+            rest = calls[len(commands)].command.origin.operation
+            operations = operations[: operations.index(rest)]
+        frame = frames.Forward(commands)
         if calls and not self._send(self._raft.leader_id, frame):
             return False
         for operation in operations:
@@ -240,10 +248,7 @@ class Proposals:
         while self._queue or leadership.timer_due():
             stamp_ms = leadership.clock_ms
             commands = tuple(itertools.islice(self._queue, BATCH_COMMANDS_MAX))
-            payload = encode_batch(Batch(Batch.VERSION, stamp_ms, commands))
-            while len(payload) > BATCH_BYTES_MAX and len(commands) > 1:
-                commands = commands[: len(commands) // 2]
-                payload = encode_batch(Batch(Batch.VERSION, stamp_ms, commands))
+            commands, payload = _fitting(commands, BATCH_BYTES_MAX, stamp_ms)
             try:
                 self._raft.propose(EntryKind.COMMANDS, payload)
             except (NotLeader, TooMuchUncommitted):
@@ -263,3 +268,14 @@ class Proposals:
                 self.calls.complete(command.origin.operation, refusal)
             else:
                 self.hold_again((command.origin,))
+
+
+def _fitting(
+    commands: tuple[Command, ...], bytes_max: int, stamp_ms: int = 0
+) -> tuple[tuple[Command, ...], bytes]:
+    """The first of these commands, as many as take up so many bytes, or one; and the batch of them."""
+    payload = encode_batch(Batch(Batch.VERSION, stamp_ms, commands))
+    while len(payload) > bytes_max and len(commands) > 1:
+        commands = commands[: len(commands) // 2]
+        payload = encode_batch(Batch(Batch.VERSION, stamp_ms, commands))
+    return commands, payload

@@ -2,8 +2,21 @@
 
 import pytest
 
-from lockd.ids import NodeId
-from lockd.locks.commands import WAIT_FOREVER, Acquire, OpenSession, Outcome, Queued, Refused, SessionOpened
+from lockd.ids import ClusterId, InstanceId, NodeId
+from lockd.locks.commands import (
+    WAIT_FOREVER,
+    Acquire,
+    AcquireAll,
+    Command,
+    FreeRevoked,
+    Granted,
+    OpenSession,
+    Origin,
+    Outcome,
+    Queued,
+    Refused,
+    SessionOpened,
+)
 from lockd.raft.messages import AppendEntries
 from lockd.raft.progress import Pace
 from lockd.server import calls, frames, proposals
@@ -99,3 +112,30 @@ def test_c10_a_follower_that_nothing_can_be_sent_to_is_probed_and_fills_no_windo
     cluster.tick(3)
     assert progress.pace is Pace.REPLICATE
     assert cluster[3].driver.machine.stats.sessions == cluster[1].driver.machine.stats.sessions
+
+
+def test_p6_what_is_passed_on_to_the_leader_fits_into_a_frame_however_large_the_commands_are() -> None:
+    """A hundred names of 512 bytes each, 256 times, in one turn: it ended the node that passed them on."""
+    cluster = led_by_1()
+    cluster.open_session(2, "s")
+    names = tuple(f"{number:03}".ljust(512, "x") for number in range(100))
+    asked = [cluster.ask(2, AcquireAll(names, 0, ""), session="s") for _ in range(256)]
+    cluster.settle()
+    sizes = [
+        len(frames.encode(frame, cluster=ClusterId(""), instance=InstanceId("")))
+        for _, _, frame in cluster.sent
+        if isinstance(frame, frames.Forward)
+    ]
+    assert len(sizes) > 1
+    assert max(sizes) < 2 * proposals.FORWARD_BYTES_MAX < frames.BODY_BYTES_MAX
+    assert isinstance(asked[0][0], Granted)
+    assert all(isinstance(told[0], Refused) and told[0].code == "BUSY" for told in asked[1:])
+
+
+def test_t1_that_a_ttl_has_run_since_a_grant_was_revoked_is_for_the_leader_alone_to_say() -> None:
+    """P1: no node passes it on, neither as a peer's command nor when its own term is over."""
+    command = Command("", "", "", 0, Origin(2, 1, 0, 1), FreeRevoked((1,)))
+    assert proposals.is_decision(command)
+    cluster = led_by_1()
+    with pytest.raises(frames.FrameError):
+        cluster[1].driver.on_frame(NodeId(2), frames.Forward((command,)))
