@@ -48,6 +48,8 @@ ERRORS: Mapping[str, type[LockdError]] = {
     "NOPERM": AccessDenied,
 }
 """Which error a reply's first word becomes. A word that is not here is a refusal: Rejected."""
+_USAGE: Final = "; usage: "
+"""What the server adds to an ERR about arguments, for people who type them."""
 
 
 class BusyTail(msgspec.Struct, frozen=True):
@@ -65,6 +67,8 @@ def error_of(text: str, *, lock: str = "", told: BusyTail | None = None) -> Lock
     """The exception for a RESP error, given its whole line. `told`: as a push has it beside the text."""
     code, _, message = text.partition(" ")
     kind = ERRORS.get(code)
+    if code == "ERR":  # how the verb is written is no news to callers of ours
+        message = message.rpartition(_USAGE)[0] or message
     if kind is not LockTimeout:
         return Rejected(text) if kind is None else kind(message)
     message, tail = _busy_tail(message)

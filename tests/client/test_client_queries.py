@@ -29,6 +29,12 @@ def test_a_word_from_a_later_version_is_a_refusal() -> None:
     assert type(error_of("NEWWORD of a later version")) is Rejected
 
 
+def test_how_a_verb_is_written_is_not_told_to_who_has_not_written_it() -> None:
+    assert str(error_of("ERR TTL: 0 is not between 1 and 9; usage: LOCK.ACQUIRE name ...")) == (
+        "TTL: 0 is not between 1 and 9"
+    )
+
+
 def test_busy_names_the_holder() -> None:
     text = 'BUSY "k" has been held by session 3 "billing" owner "task-1" for 12 ms (0 waiting)'
     error = error_of(text, lock="k")
