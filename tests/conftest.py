@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests needs."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 from tests.redis_clients import npm
 from tests.servers.postgres import PostgresServer, running_postgres
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Run in a shell's background, all that is started here would ignore what the tests send to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
