@@ -63,7 +63,9 @@ def restored_state(
         raise RestoreRefused(f"{node} is no id of a node: 1 to {NODE_ID_MAX}")
     if node in saved.removed:
         free = next(number for number in range(1, NODE_ID_MAX) if number not in saved.removed)
-        raise RestoreRefused(f"node {node} was removed, and ids are not used again: take another, as {free}")
+        raise RestoreRefused(
+            f"node {node} was removed, and ids are not used again: take another id, such as {free}"
+        )
     if incarnation == saved.incarnation:
         raise RestoreRefused("a restore needs an incarnation of its own")
     state = LockState(saved.limits)
