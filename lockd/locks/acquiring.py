@@ -87,7 +87,7 @@ def _acquire_in_session(state: LockState, command: Command, wish: _Wish) -> Outc
     outcome = (
         _supersede(state, session, command.owner, request_id, wish)
         or _in_the_way(state, wish)
-        or _too_many_requests(state.limits, session)
+        or _too_many_requests(state.limits, session, wish)
         or _begin(state, session, command, wish)
     )
     if request_id and isinstance(outcome, Refused):
@@ -211,11 +211,14 @@ def _in_the_way(state: LockState, wish: _Wish) -> Refused | None:
     return None
 
 
-def _too_many_requests(limits: Limits, session: Session) -> Refused | None:
-    if len(session.requests) < limits.requests_per_session_max:
-        return None
-    what = "locks held and waited for in a session"
-    return over_limit(what, len(session.requests) + 1, limits.requests_per_session_max)
+def _too_many_requests(limits: Limits, session: Session, wish: _Wish) -> Refused | None:
+    if len(session.requests) >= limits.requests_per_session_max:
+        what = "locks held and waited for in a session"
+        return over_limit(what, len(session.requests) + 1, limits.requests_per_session_max)
+    if wish.max_hold_ms and session.with_max_hold >= limits.revoked_per_session_max:
+        what = "locks held and waited for with MAXHOLD in a session"
+        return over_limit(what, session.with_max_hold + 1, limits.revoked_per_session_max)
+    return None
 
 
 def too_many_sessions(state: LockState) -> Refused | None:

@@ -54,6 +54,10 @@ class Limits:
     delay_ms_max: int = 600_000
     reason_bytes_max: int = 256
     """Of BREAK."""
+    revoked_per_session_max: int = 2_048
+    """How many requests with MAXHOLD a session may have, and how many revoked grants that are not passed
+    on before BREAK is refused: the answer to a keepalive tells all of them, or the lease would be trusted
+    on (P1), and it has to fit into a frame between nodes."""
     notices_per_session_max: int = 1_024
     """Beyond it the oldest is forgotten, if its grant has ended: who never acknowledges isn't told all."""
     deadlock_search_max: int = 12_000

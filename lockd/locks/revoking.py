@@ -7,9 +7,18 @@ every keepalive that was answered before it has no effect by then. BREAK ... NOW
 """
 
 from lockd.locks.answers import GRANT_ENDED
-from lockd.locks.commands import MAX_HOLD, AcknowledgeNotices, Break, Changed, Command, FreeRevoked, Outcome
+from lockd.locks.commands import (
+    MAX_HOLD,
+    AcknowledgeNotices,
+    Break,
+    Changed,
+    Command,
+    FreeRevoked,
+    Outcome,
+    Refused,
+)
 from lockd.locks.events import EventKind
-from lockd.locks.limits import check_name
+from lockd.locks.limits import check_name, over_limit
 from lockd.locks.queues import Lock, Phase, Request
 from lockd.locks.refusals import NO_SESSION
 from lockd.locks.state import LockState
@@ -26,12 +35,24 @@ def break_grant(state: LockState, command: Command, operation: Break) -> Outcome
     if lock is None or grant is None:
         return Changed(0)
     if grant.phase is Phase.HELD:
+        refusal = None if operation.now else _too_many_revoked(state, grant)
+        if refusal is not None:
+            return refusal
         _revoke(state, grant, lock, reason=f"broken: {operation.reason}", says_so=not operation.now)
     elif not operation.now:
         return Changed(0)
     if operation.now:
         pass_on(state, grant)
     return Changed(1)
+
+
+def _too_many_revoked(state: LockState, grant: Request) -> Refused | None:
+    """LIMIT when its session has to be told of too many others already."""
+    at_most = state.limits.revoked_per_session_max
+    found = state.sessions[grant.session].revoked
+    if found < at_most:
+        return None
+    return over_limit("revoked grants of a session that are not passed on", found + 1, at_most)
 
 
 def hold_over(state: LockState, grant: Request) -> None:

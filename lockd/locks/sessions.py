@@ -33,6 +33,7 @@ class Session:
         "ttl_ms",
         "user",
         "waiting",
+        "with_max_hold",
     )
 
     def __init__(
@@ -61,6 +62,8 @@ class Session:
         """What it has not acknowledged, by number (K7)."""
         self.past_notices: list[int] = []
         """The numbers of those whose grants have ended, as a heap: the oldest is forgotten first."""
+        self.with_max_hold = 0
+        """How many of its requests have a MAXHOLD."""
         self.noticed = 0
         """The number of its last notice."""
         self.answers = SessionAnswers(answers_kept)
@@ -73,6 +76,11 @@ class Session:
     def requests_by_lock(self) -> list[Request]:
         """What it holds and waits for, sorted by the first lock's name, then ticket (G6)."""
         return sorted(self.requests.values(), key=lambda request: (request.lock.name, request.ticket))
+
+    @property
+    def revoked(self) -> int:
+        """How many grants of it are revoked and not passed on yet: their notices can't be forgotten."""
+        return len(self.notices) - len(self.past_notices)
 
     def notice_is_past(self, number: int) -> None:
         """The grant of that notice has ended; if it is not acknowledged yet, it may be forgotten."""
@@ -96,6 +104,7 @@ class Session:
     def add(self, request: Request) -> None:
         """Enter a request that was taken in."""
         self.requests[request.ticket] = request
+        self.with_max_hold += bool(request.max_hold_ms)
         for lock in request.locks:
             self.stands.setdefault((request.owner, lock.name), {})[request.ticket] = request
         if request.owner:
@@ -104,6 +113,7 @@ class Session:
     def remove(self, request: Request) -> None:
         """Take out a request that is over."""
         del self.requests[request.ticket]
+        self.with_max_hold -= bool(request.max_hold_ms)
         for lock in request.locks:
             self.leave(request, lock)
         if request.owner:

@@ -4,6 +4,7 @@ from tests.mutations.mutation import Mutation
 
 _DEADLOCK = "tests/locks/test_locks_deadlock.py"
 _DEADLOCK_COST = "tests/locks/test_locks_deadlock_cost.py"
+_NOTICES_BOUNDED = "tests/locks/test_locks_notices_bounded.py"
 _MODES = "tests/locks/test_locks_modes.py"
 _ORIGINS = "tests/locks/test_locks_origins.py"
 _REVOKING = "tests/locks/test_locks_revoking.py"
@@ -202,6 +203,22 @@ MUTATIONS = (
         "next((request for request in unnamed if _came_by(request, command, operation)), None)",
         "next(unnamed, None)",
         (f"{_ORIGINS}::test_g4_of_two_requests_without_id_that_of_the_gone_connection_ends",),
+    ),
+    Mutation(
+        "a session has any number of grants that have to be told of when they were held too long",
+        "P6",
+        "lockd/locks/acquiring.py",
+        "    if wish.max_hold_ms and session.with_max_hold >= limits.revoked_per_session_max:\n",
+        "    if False:\n",
+        (_NOTICES_BOUNDED,),
+    ),
+    Mutation(
+        "BREAK adds to what a session has to be told without end",
+        "P6",
+        "lockd/locks/revoking.py",
+        "    if found < at_most:\n",
+        "    if True:\n",
+        (_NOTICES_BOUNDED,),
     ),
     Mutation(
         "the search for a deadlock goes on however much there is to look at",

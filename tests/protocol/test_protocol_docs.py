@@ -70,6 +70,10 @@ def test_the_table_of_errors() -> None:
             "requests and locks that a wait with OWNER may depend on, where somebody waits behind that owner",
             f"{Limits().deadlock_search_max:,}",
         ),
+        (
+            "requests with MAXHOLD in a session; revoked grants of a session that BREAK adds to",
+            f"{Limits().revoked_per_session_max:,} each",
+        ),
         ("notices that a session has not acknowledged", f"{Limits().notices_per_session_max:,}"),
         ("watches of a connection", f"{WATCHES_PER_CONNECTION_MAX:,}"),
         ("events that a node keeps for watches", f"{EVENTS_MAX:,}, or {BYTES_MAX // 2**20} MiB"),
