@@ -12,6 +12,10 @@ from lockd.locks.queues import Phase, Request
 from lockd.locks.sessions import Session
 from lockd.locks.state import LockState
 
+HOLDERS_SHOWN_MAX = 1_000
+"""In one view or one page of views, but for the first of each lock: a lock may be shared by any number,
+each with 4 KiB of metadata (C10)."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionView:
@@ -63,7 +67,7 @@ class LockView:
     mode: str
     """EXCLUSIVE, SHARED or SEMAPHORE; "" when free."""
     holders: tuple[HolderView, ...]
-    """By token, the oldest grant first."""
+    """By token, the oldest grant first; not all of them when there are very many."""
     queue_length: int
     granted_last: int
     """Token of the last grant, as long as the lock is held or wanted; 0 when its past is forgotten."""
@@ -147,8 +151,8 @@ def _number(session: Session) -> int:
     return session.number
 
 
-def view_lock(state: LockState, name: str) -> LockView:
-    """The lock of that name, free or held."""
+def view_lock(state: LockState, name: str, holders_max: int = HOLDERS_SHOWN_MAX) -> LockView:
+    """The lock of that name, free or held, with its oldest holders."""
     lock = state.locks.get(name)
     if lock is None:
         return LockView(name, "free", "", (), 0, 0, state.revision, 0, 0, 0)
@@ -156,7 +160,9 @@ def view_lock(state: LockState, name: str) -> LockView:
         name=name,
         status="held" if lock.holders else "free",
         mode=lock.mode,
-        holders=tuple(_view_holder(state, grant) for grant in lock.holders.values()),
+        holders=tuple(
+            _view_holder(state, grant) for grant in itertools.islice(lock.holders.values(), holders_max)
+        ),
         queue_length=len(lock.waiters),
         granted_last=lock.granted_last,
         revision=state.revision,
@@ -231,14 +237,23 @@ def list_locks(state: LockState, prefix: str, after: str, count: int) -> list[Lo
     Costs O(n) of all such locks: names are kept in no order, so that a grant costs O(1).
     """
     names = (name for name in state.locks if name > after and name.startswith(prefix))
-    return [view_lock(state, name) for name in heapq.nsmallest(count, names)]
+    return _view_page(state, heapq.nsmallest(count, names))
 
 
 def list_locks_of(state: LockState, session: Session, prefix: str, after: str, count: int) -> list[LockView]:
     """As `list_locks`, of what the session holds or waits for alone. Costs O(n) of that."""
     names = {name for request in session.requests.values() for name in request.names}
     wanted = [name for name in names if name > after and name.startswith(prefix)]
-    return [view_lock(state, name) for name in heapq.nsmallest(count, wanted)]
+    return _view_page(state, heapq.nsmallest(count, wanted))
+
+
+def _view_page(state: LockState, names: list[str]) -> list[LockView]:
+    views: list[LockView] = []
+    left = HOLDERS_SHOWN_MAX
+    for name in names:
+        views.append(view_lock(state, name, max(left, 1)))
+        left -= len(views[-1].holders)
+    return views
 
 
 def view_stats(state: LockState) -> Stats:
