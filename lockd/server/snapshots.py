@@ -71,6 +71,8 @@ class SnapshotFiles(Protocol):
 
 @dataclass(slots=True)
 class _Outgoing:
+    term: Term
+    """The one in which this node led and Raft asked for it: no piece speaks in another's (§5.2)."""
     meta: SnapshotMeta
     reader: SnapshotReader
     offset: int
@@ -112,14 +114,14 @@ class Sending:
         except FileNotFoundError:  # a newer one has just replaced it, and Raft is about to hear of that
             self._raft.report_snapshot_failed(peer)
             return
-        self._outgoing[peer] = _Outgoing(meta, reader, 0, now_ms, now_ms)
+        self._outgoing[peer] = _Outgoing(message.term, meta, reader, 0, now_ms, now_ms)
         self._send_chunk(peer)
 
     def on_ack(self, peer: NodeId, ack: frames.SnapshotAck) -> None:
         """The peer has so much of it now; send what comes next."""
         outgoing = self._outgoing.get(peer)
         if self._raft.role is not Role.LEADER:
-            return  # a piece carries the present term, and only its leader may speak in it (§5.2)
+            return  # the next leader sends its own
         if outgoing is None or (ack.index, ack.term) != (outgoing.meta.index, outgoing.meta.term):
             return
         if not 0 <= ack.received_bytes <= outgoing.reader.size or ack.received_bytes == outgoing.offset:
@@ -153,7 +155,7 @@ class Sending:
         """Send the piece at the offset; when all has arrived, an empty one asks how it went."""
         outgoing = self._outgoing[peer]
         outgoing.sent_ms = self._clock_ms()
-        message = InstallSnapshot(self._node_id, peer, self._raft.term, outgoing.meta)
+        message = InstallSnapshot(self._node_id, peer, outgoing.term, outgoing.meta)
         data = outgoing.reader.read(outgoing.offset, CHUNK_BYTES)
         size = outgoing.reader.size
         self._send(peer, frames.SnapshotChunk(encode_message(message), size, outgoing.offset, data))

@@ -8,7 +8,8 @@ from lockd.errors import CorruptData
 from lockd.ids import LogIndex, NodeId, Term
 from lockd.locks.commands import Granted, OriginGone, Refused
 from lockd.locks.fingerprint import fingerprint
-from lockd.raft.messages import Heartbeat
+from lockd.raft.codec import decode_message
+from lockd.raft.messages import Heartbeat, InstallSnapshot
 from lockd.raft.progress import Pace
 from lockd.server import frames, snapshots
 from lockd.server.port import Backup
@@ -158,6 +159,21 @@ def test_c2_a_deposed_leader_sends_no_more_of_its_snapshot(monkeypatch: pytest.M
     cluster.settle()
     later = [frame for _, _, frame in cluster.sent if isinstance(frame, frames.SnapshotChunk)][sent:]
     assert later == []
+
+
+def test_c2_what_a_leader_began_to_send_before_it_was_deposed_speaks_in_its_own_term() -> None:
+    """A step may come between Raft's wish to send a snapshot and its first piece (§5.2)."""
+    cluster = elected()
+    behind(cluster)
+    first, second, third = cluster.nodes
+    driver = cluster[1].driver
+    term, snapshot = driver.raft.term, driver.raft.snapshot
+    assert snapshot is not None
+    driver.raft.step(Heartbeat(second, first, Term(term + 1), LogIndex(0)))
+    sent = len(cluster.sent)
+    driver.sending.begin(InstallSnapshot(first, third, term, snapshot))
+    pieces = [frame for _, _, frame in cluster.sent[sent:] if isinstance(frame, frames.SnapshotChunk)]
+    assert [decode_message(piece.message).term for piece in pieces] == [term]
 
 
 def test_g4_who_waits_at_a_node_that_is_caught_up_by_a_snapshot_is_told_to_ask_again() -> None:

@@ -219,7 +219,7 @@ class SimNode:
             self.now_or_after_pause(self.up.tick)
 
     def _wake(self) -> None:
-        if not self._turn_scheduled:
+        if self.running and not self._turn_scheduled:  # one that has died in its step wakes nobody
             self._turn_scheduled = True
             self.world.schedule.after(LOOP_US, functools.partial(self._turn, self.life))
 

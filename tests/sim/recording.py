@@ -1,7 +1,8 @@
 """What clients did with locks and were told, in true time, for the linearizability checker (P1, P2).
 
 An acquire of which no answer is known may have been granted, and that grant may have ended by
-itself; one that was refused for good never was granted. A grant that was answered ends by its
+itself; so may one that was asked for again and refused then: nobody listened meanwhile (G4). One that
+was refused at once never was granted. A grant that was answered ends by its
 release, or, once its client could no longer trust it, by its expiry.
 """
 
@@ -18,6 +19,7 @@ CHECK_SECONDS_MAX = 5.0
 class _Acquired:
     lock: str
     called: float
+    was_asked_again: bool = False
     answered: float | None = None
     token: int = 0
     expires_from: float | None = None
@@ -36,15 +38,20 @@ class Recorder:
 
     def acquires(self, request: str, lock: str) -> None:
         """It is asked for; for the first time, or again."""
-        self._acquired.setdefault(request, _Acquired(lock, self._schedule.now))
+        known = self._acquired.get(request)
+        if known is None:
+            self._acquired[request] = _Acquired(lock, self._schedule.now)
+        else:
+            known.was_asked_again = True
 
     def granted(self, request: str, token: int) -> None:
         acquired = self._acquired[request]
         acquired.answered, acquired.token = self._schedule.now, token
 
     def refused(self, request: str) -> None:
-        """It is over without a grant."""
-        del self._acquired[request]
+        """It is over without a grant that is known of."""
+        if not self._acquired[request].was_asked_again:
+            del self._acquired[request]
 
     def expires(self, request: str, *, since: float | None = None) -> None:
         """The grant may have ended by itself after `since`, without it at any time."""

@@ -15,6 +15,9 @@ WITH_A_BUG_ONCE = {
     116: "a node that was removed while it was cut off kept its clients, who had no cluster then (C5, C8)",
     13: "the operator asked a deposed leader how many voters there are, and took a majority's disks (P3)",
     10: "after the power of all had failed nobody knew of the newest voter, and an old one was lost (P3)",
+    20481: "a leader that was deposed began to stream a snapshot, in the term of its successor (§5.2)",
+    20944: "what is refused when it is asked for again may have been granted to nobody meanwhile (G4)",
+    20892: "a node whose power failed within a step was woken once more: the simulator's own fault",
     1: "a read between the arrival of a snapshot and the next turn met the state of before it (C6)",
 }
 MET_BY_EACH_RANGE = (
