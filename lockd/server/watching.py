@@ -24,7 +24,8 @@ WATCHES_PER_CONNECTION_MAX = 256
 _PROGRESS_TURNS = 0.25
 """Share of the history after which a watch that was told nothing is told that this was all."""
 _EVENTS_PER_STEP = 4096
-"""How many events a watch that is behind looks at before others get their turn of the loop."""
+"""How many events the watches of a connection that are behind look at, all in all, before others get
+their turn of the loop."""
 
 
 class _Watch:
@@ -75,7 +76,8 @@ class Watching:
             self._of_client.setdefault(client.number, {})[request.prefix] = watch
             client.watches += 1
             turn.answer({"prefix": request.prefix, "revision": after})
-            self._catch_up(watch)
+            if not client.wants_room:  # or it goes on with those of this connection that are behind
+                self._catch_up(watch, _EVENTS_PER_STEP)
 
     def unwatch(self, request: requests.LockUnwatch, client: Client, turn: Turn) -> None:
         known = self._of_client.get(client.number, {})
@@ -92,9 +94,10 @@ class Watching:
     def room(self, client: Client) -> None:
         """The connection's output has room: its watches that are behind go on."""
         client.wants_room = False
+        left = _EVENTS_PER_STEP
         for watch in list(self._of_client.get(client.number, {}).values()):
             if not self._is_live(watch):
-                self._catch_up(watch)
+                left -= self._catch_up(watch, max(left, 0))
 
     # Watches that have been told everything.
 
@@ -148,16 +151,17 @@ class Watching:
         watch.cursor = max(watch.cursor, cursor)
         watch.client.wants_room = True
 
-    def _catch_up(self, watch: _Watch) -> None:
-        """Tell it what the history has for it, as far as there is room."""
+    def _catch_up(self, watch: _Watch, at_most: int) -> int:
+        """Tell it what the history has for it, while there is room; return how many events were looked at."""
+        begun = watch.cursor
         if not self._history.reaches(watch.cursor):
             self._lose(watch)
-            return
-        for event in islice(self._history.after(watch.cursor), _EVENTS_PER_STEP):
+            return 0
+        for event in islice(self._history.after(watch.cursor), at_most):
             if event.lock.startswith(watch.prefix):
                 if not watch.client.has_room():
                     watch.client.wants_room = True
-                    return
+                    return watch.cursor - begun
                 watch.client.push(_encode(event), None)
             watch.cursor = event.revision
         if watch.cursor >= self._history.revision:
@@ -165,6 +169,7 @@ class Watching:
         elif not watch.client.wants_room:
             watch.client.wants_room = True
             asyncio.get_running_loop().call_soon(self.room, watch.client)
+        return watch.cursor - begun
 
     # The end.
 

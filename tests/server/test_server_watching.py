@@ -14,7 +14,7 @@ from lockd.protocol.requests import LockUnwatch, LockWatch
 from lockd.protocol.resp import Reply
 from lockd.server.history import History
 from lockd.server.turns import Client, Unsent
-from lockd.server.watching import WATCHES_PER_CONNECTION_MAX, Watching
+from lockd.server.watching import _EVENTS_PER_STEP, WATCHES_PER_CONNECTION_MAX, Watching
 
 
 def event(revision: int, lock: str = "k", meta: str = "") -> LockEvent:
@@ -365,3 +365,26 @@ def _next(past: Sequence[LockEvent], prefix: str, seen: int) -> int | None:
     return next(
         (told.revision for told in past if told.revision > seen and told.lock.startswith(prefix)), None
     )
+
+
+def test_p6_the_watches_of_a_connection_share_what_is_looked_at_before_others_get_their_turn() -> None:
+    """Each of 256 that are far behind for itself took a third of a second of the loop, again and again."""
+
+    async def watch_all() -> None:
+        history = History(0)
+        history.record(events(1, 20_000))
+        watching = Watching(history)
+        watcher = Watcher(watching)
+        for number in range(50):
+            watcher.watch(f"other{number}", after=0)
+        looked_at = 0
+        while behind := [watch for watch in watching._of_client[1].values() if watch.cursor < 20_000]:
+            before, looked_at = looked_at, 20_000 * (50 - len(behind)) + sum(watch.cursor for watch in behind)
+            assert before < looked_at <= before + _EVENTS_PER_STEP
+            await asyncio.sleep(0)
+        watcher.unwatch()
+        watcher.watch("k", after=19_999)
+        history.record([event(20_001, "other1"), event(20_002, "k1")])
+        assert watcher.revisions == [20_000, 20_002]
+
+    asyncio.run(watch_all())
