@@ -212,9 +212,9 @@ def _in_the_way(state: LockState, wish: _Wish) -> Refused | None:
 
 
 def _too_many_requests(limits: Limits, session: Session, wish: _Wish) -> Refused | None:
-    if len(session.requests) >= limits.requests_per_session_max:
-        what = "locks held and waited for in a session"
-        return over_limit(what, len(session.requests) + 1, limits.requests_per_session_max)
+    count = session.locks + len(wish.names)
+    if count > limits.requests_per_session_max:
+        return over_limit("locks held and waited for in a session", count, limits.requests_per_session_max)
     if wish.max_hold_ms and session.with_max_hold >= limits.revoked_per_session_max:
         what = "locks held and waited for with MAXHOLD in a session"
         return over_limit(what, session.with_max_hold + 1, limits.revoked_per_session_max)

@@ -28,7 +28,7 @@ class Limits:
     sessions_max: int = 1_000_000
     waiters_per_lock_max: int = 100_000
     requests_per_session_max: int = 100_000
-    """How many locks a session may hold or wait for at one time."""
+    """How many locks a session may hold or wait for at one time; each of a request for several counts."""
     answers_per_session_kept: int = 1_024
     """Answers to requests that are over; older ids are at or under the floor (G3)."""
     private_answers_kept_max: int = 500_000

@@ -20,6 +20,7 @@ class Session:
         "id",
         "is_private",
         "lease_running",
+        "locks",
         "meta",
         "name",
         "noticed",
@@ -62,6 +63,8 @@ class Session:
         """What it has not acknowledged, by number (K7)."""
         self.past_notices: list[int] = []
         """The numbers of those whose grants have ended, as a heap: the oldest is forgotten first."""
+        self.locks = 0
+        """How many locks its requests hold and wait for, a lock once for each of them."""
         self.with_max_hold = 0
         """How many of its requests have a MAXHOLD."""
         self.noticed = 0
@@ -104,6 +107,7 @@ class Session:
     def add(self, request: Request) -> None:
         """Enter a request that was taken in."""
         self.requests[request.ticket] = request
+        self.locks += len(request.locks)
         self.with_max_hold += bool(request.max_hold_ms)
         for lock in request.locks:
             self.stands.setdefault((request.owner, lock.name), {})[request.ticket] = request
@@ -124,6 +128,7 @@ class Session:
 
     def leave(self, request: Request, lock: Lock) -> None:
         """One of the request's locks is no longer its."""
+        self.locks -= 1
         key = (request.owner, lock.name)
         standing = self.stands[key]
         del standing[request.ticket]

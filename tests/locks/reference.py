@@ -210,7 +210,8 @@ class Reference(Transitions):
             return LIMIT
         if request.private:
             return LIMIT if len(self.sessions) >= self.limits.sessions_max else None
-        if len(self.requests_of(request.session)) >= self.limits.requests_per_session_max:
+        taken = sum(len(other.locks) for other in self.requests_of(request.session))
+        if taken + len(names) > self.limits.requests_per_session_max:
             return LIMIT
         if not fits and request.owner:
             claims = tuple(other.claim for other in (*self.live, request))

@@ -4,6 +4,7 @@ import pytest
 
 from lockd.ids import SessionId
 from lockd.locks.commands import (
+    AcquireAll,
     Changed,
     ClearSilent,
     CreateCluster,
@@ -201,6 +202,19 @@ def test_limits_are_named_when_they_refuse() -> None:
     state.acquire("b", "s1")
     state.acquire("c", "s1")
     assert state.acquire("d", "s1").refused.text == "locks held and waited for in a session: 4, at most 3"
+
+
+def test_c10_a_request_for_several_locks_counts_for_each_of_them() -> None:
+    """A session with 100,000 requests for 100 locks each held what nobody had counted."""
+    state = ClusterState(Limits(requests_per_session_max=3))
+    state.open("s1")
+    text = "locks held and waited for in a session: 4, at most 3"
+    assert state.send(AcquireAll(("a", "b", "c", "d"), 0, ""), session="s1").refused.text == text
+    token = state.send(AcquireAll(("a", "b"), 0, ""), session="s1").granted.token
+    assert state.send(AcquireAll(("c", "d"), 0, ""), session="s1").refused.text == text
+    state.release("b", token, "s1")
+    assert state.send(AcquireAll(("c", "d"), 0, ""), session="s1").granted.locks == ("c", "d")
+    assert state.acquire("e", "s1").refused.code == "LIMIT"
 
 
 @pytest.mark.parametrize(
