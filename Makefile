@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check conformance tla mutations nemesis soak bench pins clean help
+.PHONY: setup demo test check conformance tla mutations nemesis mixed soak bench pins clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ mutations: setup ## bugs put into a copy on purpose, each of which a test must n
 
 nemesis: setup ## real nodes under faults for SECONDS=n, histories checked
 	$(BIN)/python -m tests.nemesis --seconds $(or $(SECONDS),60)
+
+mixed: setup ## fifty clients of all kinds while leaders are killed, for SECONDS=n (default 120)
+	$(BIN)/python -m tests.nemesis.mixed --seconds $(or $(SECONDS),120)
 
 soak: setup ## the simulated cluster: as many seeds as fit; SECONDS=n (default 60), FIRST=seed
 	$(BIN)/python -m tests.sim --soak $(or $(SECONDS),60) $(if $(FIRST),--first $(FIRST))
