@@ -53,7 +53,7 @@ bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.start_lateness
 
 pins: ## rewrite constraints.txt from pyproject.toml (needs uv on the PATH)
-	uv pip compile pyproject.toml --group dev --extra demo --extra redis --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --group dev --extra demo --extra redis --extra s3 --extra http --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## remove the environment and caches

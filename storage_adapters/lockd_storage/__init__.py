@@ -22,7 +22,15 @@ the adapter for PostgreSQL and SQLite, `schema` makes the tables.
 
 from typing import TYPE_CHECKING, Any
 
-from lockd_storage.errors import NotFenceable, NotInstalled, WrongCluster, WrongLock, WrongMode
+from lockd_storage.errors import (
+    NotDurable,
+    NotFenceable,
+    NotInstalled,
+    OutsideFence,
+    WrongCluster,
+    WrongLock,
+    WrongMode,
+)
 from lockd_storage.fencing import FencePort, HeldLease, Mark
 
 if TYPE_CHECKING:
@@ -32,8 +40,10 @@ __all__ = [
     "FencePort",
     "HeldLease",
     "Mark",
+    "NotDurable",
     "NotFenceable",
     "NotInstalled",
+    "OutsideFence",
     "WrongCluster",
     "WrongLock",
     "WrongMode",

@@ -1,10 +1,10 @@
 """What a storage says no with, beside `StaleToken`, `LeaseLost`, `Unavailable` and `OutcomeUnknown`.
 
-All are `Rejected`: nothing was written, and the same call again won't help. What will is said
-with each.
+All but `NotDurable` are `Rejected`: nothing was written, and the same call again won't help. What
+will is said with each.
 """
 
-from lockd.errors import Rejected
+from lockd.errors import Rejected, Unavailable
 
 
 class NotInstalled(Rejected):
@@ -56,3 +56,26 @@ class NotFenceable(Rejected):
     In AUTOCOMMIT mode no transaction holds the mark; an open transaction may have read before the
     check; a second database or a two-phase commit would not be covered by it.
     """
+
+
+class OutsideFence(Rejected):
+    """A write to a guarded table, key or object came from outside a fence, or under another resource's.
+
+    Wrap it in `fenced(...)` with a lease of the resource that guards it (SAFETY S6).
+    """
+
+    def __init__(self, message: str, *, resource: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class NotDurable(Unavailable):
+    """The mark was raised, and fewer copies of the store than asked for have confirmed it.
+
+    A failover could lose it, and older tokens would be let in again (SAFETY S7). Don't write;
+    install again, once the missing copies are back.
+    """
+
+    def __init__(self, message: str, *, resource: str) -> None:
+        super().__init__(message)
+        self.resource = resource
