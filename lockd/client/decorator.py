@@ -4,6 +4,7 @@ The decorated function keeps its signature and types, less the parameter whose d
 that one is given the lease, and neither callers nor FastAPI see it.
 """
 
+import asyncio
 import functools
 import inspect
 import string
@@ -49,7 +50,11 @@ class InstallsLease(Protocol):
     """A fence of lockd_storage, or anything that wants the lease before the work begins (SAFETY S1)."""
 
     def install(self, lease: Any, /) -> object:
-        """Make the lease's token the one that counts. May be awaitable in an `async def`."""
+        """Make the lease's token the one that counts.
+
+        For an `async def` this may be a coroutine function; a plain one is called on a thread then, so
+        that a storage that is slow to answer doesn't keep the loop from renewing the lease.
+        """
         ...
 
 
@@ -197,9 +202,10 @@ def _locked_async(
                     return SKIPPED
                 raise
             if fence is not None:
-                installed = fence.install(lease)
-                if inspect.isawaitable(installed):
-                    await installed
+                if inspect.iscoroutinefunction(fence.install):
+                    await fence.install(lease)
+                else:
+                    await asyncio.to_thread(fence.install, lease)
             return await function(*args, **plan.with_lease(kwargs, lease))
 
     return call

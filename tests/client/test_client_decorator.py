@@ -138,6 +138,31 @@ def test_an_async_def_under_a_sync_client_does_not_block_its_loop(server: Thread
         asyncio.run(main())
 
 
+def test_k5_a_fence_that_blocks_does_not_block_the_loop(server: ThreadedListener) -> None:
+    """A storage adapter of the sync kind, installed for an `async def`: renewals must go on meanwhile."""
+
+    class Slow:
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            self._loop = loop
+
+        def install(self, lease: AsyncLease, /) -> None:
+            turned = threading.Event()
+            self._loop.call_soon_threadsafe(turned.set)
+            assert turned.wait(5), "the loop stood still while the fence was installed"
+            assert lease.remaining() > 0
+
+    async def main() -> str:
+        async with lockd.AsyncClient(server.endpoint) as locks:
+
+            @locks.locked("slow", fence=Slow(asyncio.get_running_loop()))
+            async def work() -> str:
+                return "done"
+
+            return await work()
+
+    assert asyncio.run(main()) == "done"
+
+
 def test_the_first_call_of_an_async_def_does_not_wait_for_a_thread_to_start(server: ThreadedListener) -> None:
     with lockd.Client(server.endpoint) as locks:
 
