@@ -1,15 +1,12 @@
 """docs/COMPARISON.md names tests that are there, and answers every complaint."""
 
-import ast
 import re
-from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "COMPARISON.md").read_text(encoding="utf-8")
-NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+from tests.documents import NAMED_TEST, Document
+
+COMPARISON = Document("COMPARISON.md")
 
 COMPLAINTS = {
     1: "etcd-io/etcd#11456",
@@ -30,35 +27,19 @@ COMPLAINTS = {
 }
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the first table under a heading, without its head."""
-    section = TEXT.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    table = re.split(r"\n(?!\|)", section[section.index("\n|") + 1 :], maxsplit=1)[0]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-
-
-@cache
-def functions_of(path: str) -> frozenset[str]:
-    """The functions of a file of tests, without importing it."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
-
-
 def test_every_test_that_is_named_is_there() -> None:
-    named = NAMED_TEST.findall(TEXT)
-    assert len(named) > 60
-    missing = [f"{path}::{name}" for path, name in named if name not in functions_of(path)]
-    assert missing == []
+    assert len(COMPARISON.named_tests) > 60
+    assert COMPARISON.missing_tests() == []
 
 
 def test_nothing_else_looks_like_a_test() -> None:
     """A name that is spelt in another way would be held to nothing."""
-    assert len(re.findall(r"::test_|test_\w+\.py", TEXT)) == 2 * len(NAMED_TEST.findall(TEXT))
+    assert COMPARISON.misspelt_tests() == 0
 
 
 @pytest.mark.parametrize(("number", "reference"), COMPLAINTS.items())
 def test_every_complaint_has_an_answer_and_a_test(number: int, reference: str) -> None:
-    (row,) = [row for row in rows("What users of others complained of") if row[0] == str(number)]
+    (row,) = [row for row in COMPARISON.rows("What users of others complained of") if row[0] == str(number)]
     _, complaint, where, here, tests = row
     assert complaint
     assert re.match(rf"{re.escape(reference)}\b", where)
@@ -67,7 +48,9 @@ def test_every_complaint_has_an_answer_and_a_test(number: int, reference: str) -
 
 
 def test_the_complaints_are_all() -> None:
-    assert [row[0] for row in rows("What users of others complained of")] == [str(key) for key in COMPLAINTS]
+    assert [row[0] for row in COMPARISON.rows("What users of others complained of")] == [
+        str(key) for key in COMPLAINTS
+    ]
 
 
 def test_the_table_of_features_is_whole() -> None:
