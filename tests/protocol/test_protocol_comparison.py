@@ -55,11 +55,11 @@ def test_the_complaints_are_all() -> None:
 
 def test_the_table_of_features_is_whole() -> None:
     """As many cells in each row, each with something in it; and every note is there and referred to."""
-    table = rows("Features")
+    table = COMPARISON.rows("Features")
     for row in table:
         assert len(row) == 9, row
         assert row[0].startswith("**") or all(row), row
-    section = TEXT.split("\n## Features\n", 1)[1].split("\n## ", 1)[0]
+    section = COMPARISON.text.split("\n## Features\n", 1)[1].split("\n## ", 1)[0]
     referred_to = {int(number) for number in re.findall(r"\[(\d+)\]", section)}
     notes = [int(number) for number in re.findall(r"^(\d+)\. ", section, re.MULTILINE)]
     assert notes == list(range(1, len(notes) + 1))
