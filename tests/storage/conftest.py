@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
 from tests.storage.stores import MemoryStore, SqlStore, Store, sql_store, sqlite_url
 
 
@@ -12,6 +13,20 @@ from tests.storage.stores import MemoryStore, SqlStore, Store, sql_store, sqlite
 def postgres_store(postgres_url: str) -> Iterator[SqlStore]:
     with sql_store(postgres_url) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(pytestconfig: pytest.Config) -> Iterator[MariadbServer]:
+    """One real MariaDB server for each test process; skips what needs it where none can be had."""
+    with running_mariadb(find_programs(pytestconfig.cache.mkdir("mariadb"))) as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
+    """The URL of an empty MariaDB database, for this test alone."""
+    with mariadb_server.fresh_database() as url:
+        yield url
 
 
 @pytest.fixture
