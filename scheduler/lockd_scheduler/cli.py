@@ -23,7 +23,7 @@ try:
     from lockd_scheduler.loading import load_cron
     from lockd_scheduler.reports import RunLine, check_is_ledger, list_runs, schedule_definition
     from lockd_scheduler.runs import State
-    from lockd_scheduler.triggers import CronTrigger, Trigger, trigger_from_json
+    from lockd_scheduler.triggers import Dst, Trigger, read_schedule, trigger_from_json
     from lockd_scheduler.worker import first_line
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("lockd"):
@@ -88,12 +88,25 @@ def runs(job: str | None, db: str, state: str | None, limit: int, as_json: bool)
 @click.argument("job_or_cron", metavar="JOB|'CRON'")
 @_db_option
 @click.option("--tz", default="UTC", show_default=True, help="The zone of a cron line.")
+@click.option(
+    "--dst", type=click.Choice(list(Dst)), default="once", show_default=True, help="Where clocks change."
+)
 @click.option("--from", "start", metavar="TIME", help="ISO 8601, UTC if it has no offset. Default: now.")
 @click.option("--count", type=click.IntRange(1, 10_000), default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="A list of UTC times in ISO 8601.")
-def next_fires(job_or_cron: str, db: str, tz: str, start: str | None, count: int, as_json: bool) -> None:  # noqa: FBT001
+def next_fires(
+    job_or_cron: str,
+    db: str,
+    tz: str,
+    dst: str,
+    start: str | None,
+    count: int,
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Print the next fires of a JOB in the ledger, or of a cron line."""
-    trigger = CronTrigger(job_or_cron, tz) if " " in job_or_cron.strip() else _trigger_of(job_or_cron, db)
+    line = job_or_cron.strip()
+    is_line = " " in line or line.startswith("@")
+    trigger = read_schedule(line, tz=tz, dst=dst) if is_line else _trigger_of(job_or_cron, db)
     moment = _moment(start)
     fires: list[datetime] = []
     fire = trigger.first(moment)

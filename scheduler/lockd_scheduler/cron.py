@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import date, datetime, time
 from typing import Any, ParamSpec, TypeVar
 
 from lockd_scheduler.app import DEFAULT_DB, Settings, start_service
@@ -14,7 +14,14 @@ from lockd_scheduler.errors import BadSchedule, SchedulerError
 from lockd_scheduler.jobs import Job, JobSpec, checked_args, checked_name, name_of
 from lockd_scheduler.policies import Policy
 from lockd_scheduler.service import Service
-from lockd_scheduler.triggers import AtTrigger, CronTrigger, EveryTrigger, Trigger, hashed_slot
+from lockd_scheduler.triggers import (
+    AtTrigger,
+    CalendarTrigger,
+    EveryTrigger,
+    Trigger,
+    hashed_slot,
+    read_schedule,
+)
 
 logger = logging.getLogger("lockd_scheduler")
 
@@ -45,9 +52,12 @@ class Cron:
         retries: int = 0,
         backoff: str = "10s..10m",
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
-        """Run the function by a cron line of five fields, or six with seconds first.
+        """Run the function by a cron line of five fields, or six with seconds first, or a macro.
 
-        `tz`: an IANA zone. `overlap`: "skip" or "allow" a fire while an earlier run has not ended.
+        `H` in a field stands for a value that depends on the job's name alone; `@daily`, `@hourly` and
+        so on are known, and `@every 5m`. `tz`: an IANA zone. `dst`, where its clocks are changed:
+        "once" a fixed time fires once also on such a day, "wall" whenever the clocks show it, "elapsed"
+        by standard time all year. `overlap`: "skip" or "allow" a fire while an earlier run has not ended.
         `catch_up`: which fires are run when nobody was there for over a minute: "none", "latest" or
         "all", no older than `within`. `delivery`: "at_most_once", or "at_least_once" to try again
         when an attempt was lost. `retries`: further attempts after a failure, with pauses that
@@ -56,8 +66,6 @@ class Cron:
 
         Raises BadSchedule that names what is wrong.
         """
-        if dst != "once":
-            raise BadSchedule(f"dst={dst!r} is not available; choose from: once")
         policy = Policy.from_words(
             overlap=overlap,
             catch_up=catch_up,
@@ -66,8 +74,12 @@ class Cron:
             retries=retries,
             backoff=backoff,
         )
-        trigger = CronTrigger(expression, tz)
-        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
+
+        def trigger(job_name: str) -> Trigger:
+            return read_schedule(expression, tz=tz, dst=dst, slot=f"{self.name}/{job_name}")
+
+        trigger("")  # what is wrong with the line is told before there is a function
+        return lambda function: self._add(function, name, trigger, policy, args)
 
     def every(
         self,
@@ -103,6 +115,47 @@ class Cron:
             return EveryTrigger(length, slot)
 
         return lambda function: self._add(function, name, trigger, policy, args)
+
+    def calendar(
+        self,
+        *,
+        years: int = 0,
+        months: int = 0,
+        weeks: int = 0,
+        days: int = 0,
+        at: str = "00:00",
+        start: str = "2000-01-01",
+        tz: str = "UTC",
+        name: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        overlap: str = "skip",
+        catch_up: str = "none",
+        within: str | None = None,
+        delivery: str = "at_most_once",
+        retries: int = 0,
+        backoff: str = "10s..10m",
+    ) -> Callable[[Callable[P, R]], Job[P, R]]:
+        """Run the function every so many months (and years), or days (and weeks), at a wall time.
+
+        Counted from the date `start`, an ISO date; months that have no such day are passed over. `at`:
+        "02:30" in the zone `tz`. The other options are those of `job`.
+        """
+        policy = Policy.from_words(
+            overlap=overlap,
+            catch_up=catch_up,
+            within=within,
+            delivery=delivery,
+            retries=retries,
+            backoff=backoff,
+        )
+        try:
+            first, wall = date.fromisoformat(start), time.fromisoformat(at)
+        except ValueError:
+            raise BadSchedule(f"start={start!r} at={at!r}: write 2026-01-31 and 02:30") from None
+        trigger = CalendarTrigger(
+            months=12 * years + months, days=7 * weeks + days, start=first, at=wall, tz=tz
+        )
+        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
 
     def at(
         self,

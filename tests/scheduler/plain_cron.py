@@ -9,18 +9,20 @@ MINUTE = timedelta(minutes=1)
 DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
 
 
-def plain_fires(expression: str, zone: tzinfo, start: datetime, end: datetime) -> list[datetime]:
-    """The fires in (start, end) of a five-field line, by Debian's rule for changes of the clocks."""
+def plain_fires(
+    expression: str, zone: tzinfo, start: datetime, end: datetime, *, dst: str = "once"
+) -> list[datetime]:
+    """The fires in (start, end) of a five-field line, where both are whole minutes."""
     fields = expression.split()
-    follows_real_time = fields[0].startswith("*") or fields[1].startswith("*")
+    line = _Line(fields)
+    follows_real_time = dst != "once" or fields[0].startswith("*") or fields[1].startswith("*")
     found = []
     moment = start + MINUTE
-    last_wall = _wall(moment - MINUTE, zone)
-    latest_wall = last_wall
+    latest_wall = _wall(start, zone)
     while moment < end:
-        wall = _wall(moment, zone)
+        wall = _standard(moment, zone) if dst == "elapsed" else _wall(moment, zone)
         if follows_real_time:
-            if _matches(fields, wall):
+            if line.matches(wall):
                 found.append(moment)
         else:
             # The wall times that came up for the first time now: usually one, none in a repeated
@@ -30,30 +32,54 @@ def plain_fires(expression: str, zone: tzinfo, start: datetime, end: datetime) -
             while candidate <= wall:
                 new.append(candidate)
                 candidate += MINUTE
-            if any(_matches(fields, one) for one in new):
+            if any(line.matches(one) for one in new):
                 found.append(moment)
             latest_wall = max(latest_wall, wall)
         moment += MINUTE
     return found
 
 
+def offset_changes(zone: tzinfo, start: datetime, end: datetime) -> list[datetime]:
+    """The first minutes of new offsets in (start, end]; no zone has two changes within six hours."""
+    changes = []
+    moment, step = start, timedelta(hours=6)
+    while moment < end:
+        before = moment.astimezone(zone).utcoffset()
+        if (moment + step).astimezone(zone).utcoffset() != before:
+            minute = moment
+            while minute.astimezone(zone).utcoffset() == before:
+                minute += MINUTE
+            changes.append(minute)
+        moment += step
+    return changes
+
+
+def _standard(moment: datetime, zone: tzinfo) -> datetime:
+    local = moment.astimezone(zone)
+    return (local - (local.dst() or timedelta())).replace(tzinfo=None, fold=0)
+
+
 def _wall(moment: datetime, zone: tzinfo) -> datetime:
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
-def _matches(fields: list[str], wall: datetime) -> bool:
-    minute, hour, day, month, weekday = fields
-    if not (
-        wall.minute in _values(minute, 0, 59)
-        and wall.hour in _values(hour, 0, 23)
-        and wall.month in _values(month, 1, 12)
-    ):
-        return False
-    by_day = wall.day in _values(day, 1, 31)
-    by_weekday = wall.isoweekday() % 7 in {value % 7 for value in _values(weekday, 0, 7)}
-    if day.startswith("*") or weekday.startswith("*"):
-        return by_day and by_weekday
-    return by_day or by_weekday
+class _Line:
+    """The values of five fields, written out."""
+
+    def __init__(self, fields: list[str]) -> None:
+        minute, hour, day, month, weekday = fields
+        self.minutes = _values(minute, 0, 59)
+        self.hours = _values(hour, 0, 23)
+        self.days = _values(day, 1, 31)
+        self.months = _values(month, 1, 12)
+        self.weekdays = {value % 7 for value in _values(weekday, 0, 7)}
+        self.needs_both_days = day.startswith("*") or weekday.startswith("*")
+
+    def matches(self, wall: datetime) -> bool:
+        if wall.minute not in self.minutes or wall.hour not in self.hours or wall.month not in self.months:
+            return False
+        by_day, by_weekday = wall.day in self.days, wall.isoweekday() % 7 in self.weekdays
+        return (by_day and by_weekday) if self.needs_both_days else (by_day or by_weekday)
 
 
 def _values(field: str, low: int, high: int) -> set[int]:

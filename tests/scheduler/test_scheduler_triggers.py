@@ -1,6 +1,6 @@
 """When schedules fire, above all where the clocks change."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from lockd_scheduler import BadSchedule
 from lockd_scheduler.triggers import (
     AtTrigger,
+    CalendarTrigger,
     CronTrigger,
     EveryTrigger,
     Trigger,
     hashed_slot,
+    read_schedule,
     trigger_from_json,
 )
 from tests.scheduler.plain_cron import plain_fires
@@ -110,47 +112,24 @@ FIELDS = st.tuples(
 @given(
     expression=FIELDS,
     zone=st.sampled_from(ZONES),
+    dst=st.sampled_from(["once", "once", "wall", "elapsed"]),
     year=st.integers(2020, 2035),
     month=st.sampled_from([3, 4, 9, 10, 11]),
     day=st.integers(1, 28),
 )
 def test_every_fire_is_that_of_a_walk_over_the_minutes(
-    expression: str, zone: str, year: int, month: int, day: int
+    expression: str, zone: str, dst: str, year: int, month: int, day: int
 ) -> None:
     """No fire lost, none doubled: against an evaluation that walks each minute of some days."""
     start = datetime(year, month, day, tzinfo=UTC)
     end = start + timedelta(days=5)
-    trigger = CronTrigger(expression, zone)
+    trigger = CronTrigger(expression, zone, dst=dst)
     found = []
     fire = trigger.next_after(start)
     while fire is not None and fire < end:
         found.append(fire)
         fire = trigger.next_after(fire)
-    assert found == plain_fires(expression, ZoneInfo(zone), start, end)
-
-
-@pytest.mark.parametrize("zone", ZONES)
-@pytest.mark.parametrize("expression", ["*/20 * * * *", "30 0-3 * * *", "5 */2 * * *"])
-def test_the_changes_of_a_whole_year_by_a_walk_over_the_minutes(zone: str, expression: str) -> None:
-    tz = ZoneInfo(zone)
-    trigger = CronTrigger(expression, zone)
-    for start in _days_with_changes(tz, 2027):
-        end = start + timedelta(days=2)
-        found = []
-        fire = trigger.next_after(start)
-        while fire is not None and fire < end:
-            found.append(fire)
-            fire = trigger.next_after(fire)
-        assert found == plain_fires(expression, tz, start, end)
-
-
-def _days_with_changes(tz: ZoneInfo, year: int) -> list[datetime]:
-    days = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(days=number) for number in range(365)]
-    return [
-        day - timedelta(hours=12)
-        for day in days
-        if day.astimezone(tz).utcoffset() != (day + timedelta(days=1)).astimezone(tz).utcoffset()
-    ]
+    assert found == plain_fires(expression, ZoneInfo(zone), start, end, dst=dst)
 
 
 def test_the_series_is_the_same_wherever_it_is_entered() -> None:
@@ -193,6 +172,9 @@ def test_a_one_shot_that_has_passed_still_begins_there() -> None:
         CronTrigger("0 2 * * mon", "Europe/Berlin"),
         EveryTrigger(timedelta(minutes=90), timedelta(seconds=5)),
         AtTrigger(datetime(2026, 1, 1, tzinfo=UTC)),
+        CronTrigger("H H(1-5) * * *", "Asia/Beirut", dst="elapsed", slot="ops/nightly"),
+        CronTrigger("@daily", "Asia/Beirut", dst="wall"),
+        CalendarTrigger(months=1, start=date(2026, 1, 31), at=time(2, 30), tz="Europe/Berlin"),
     ],
 )
 def test_a_trigger_comes_back_from_its_definition(trigger: Trigger) -> None:
@@ -200,6 +182,111 @@ def test_a_trigger_comes_back_from_its_definition(trigger: Trigger) -> None:
     assert again.to_json() == trigger.to_json()
     moment = datetime(2025, 12, 1, tzinfo=UTC)
     assert again.first(moment) == trigger.first(moment)
+
+
+# Berlin: 02:00 -> 03:00 on 03-29 (01:00 UTC), 03:00 -> 02:00 on 10-25 (01:00 UTC).
+@pytest.mark.parametrize(
+    ("dst", "spring", "autumn"),
+    [
+        ("once", ["03-28 01:30", "03-29 01:00", "03-30 00:30"], ["10-25 00:30", "10-26 01:30"]),
+        ("wall", ["03-28 01:30", "03-30 00:30"], ["10-25 00:30", "10-25 01:30", "10-26 01:30"]),
+        ("elapsed", ["03-28 01:30", "03-29 01:30", "03-30 01:30"], ["10-25 01:30", "10-26 01:30"]),
+    ],
+)
+def test_what_half_past_two_means_on_the_days_of_change(
+    dst: str, spring: list[str], autumn: list[str]
+) -> None:
+    trigger = CronTrigger("30 2 * * *", "Europe/Berlin", dst=dst)
+    assert fires(trigger, "2026-03-28", "2026-03-31") == spring
+    assert fires(trigger, "2026-10-25", "2026-10-27") == autumn
+
+
+def test_macros_are_the_lines_that_cron_knows_them_as() -> None:
+    for macro, line in {"@daily": "0 0 * * *", "@weekly": "0 0 * * 0", "@Hourly": "0 * * * *"}.items():
+        assert CronTrigger(macro, "Europe/Berlin").to_json() == CronTrigger(line, "Europe/Berlin").to_json()
+    assert read_schedule("@every 90s").to_json() == EveryTrigger(timedelta(seconds=90)).to_json()
+
+
+def test_a_hash_is_a_value_of_its_field_that_depends_on_the_name_alone() -> None:
+    lines = {CronTrigger("H H * * *", slot=f"ops/{number}").expression for number in range(200)}
+    assert len(lines) > 180
+    assert (
+        CronTrigger("H 3 * * *", slot="ops/a").expression == CronTrigger("h 3 * * *", slot="ops/a").expression
+    )
+    for number in range(100):
+        second, minute, hour, day, month, weekday = CronTrigger(
+            "H H(10-19) H/6 H H H", slot=f"ops/{number}"
+        ).expression.split()
+        assert 0 <= int(second) <= 59
+        assert 10 <= int(minute) <= 19
+        assert hour in {f"{start}-23/6" for start in range(6)}
+        assert 1 <= int(day) <= 28
+        assert 1 <= int(month) <= 12
+        assert 0 <= int(weekday) <= 6
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("H * * * *", "no job"),
+        ("@reboot", "no time"),
+        ("@fortnightly", "@daily"),
+        ("@every", "@every 5m"),
+        ("@every 5 minutes", "@every 5m"),
+        ("@every 5x", "duration"),
+        ("0 2 * *", "4 fields"),
+        ("0 25 * * *", "Bad hour"),
+        ("0 0 31 2 *", "day-of-month"),
+    ],
+)
+def test_a_wrong_line_is_told_what_is_wrong(line: str, told: str) -> None:
+    with pytest.raises(BadSchedule, match=told):
+        read_schedule(line)
+
+
+@pytest.mark.parametrize("field", ["H(50-70)", "H(9-3)", "H/0", "H/61"])
+def test_a_hash_outside_its_field_is_refused(field: str) -> None:
+    with pytest.raises(BadSchedule, match="minute"):
+        CronTrigger(f"{field} * * * *", slot="ops/a")
+
+
+def test_a_calendar_interval_passes_over_short_months_and_fires_once_where_clocks_change() -> None:
+    monthly = CalendarTrigger(months=1, start=date(2025, 12, 31), at=time(12))
+    assert fires(monthly, "2026-01-01", "2026-09-01") == [
+        "01-31 12:00", "03-31 12:00", "05-31 12:00", "07-31 12:00", "08-31 12:00"
+    ]  # fmt: skip
+    second_day = CalendarTrigger(days=2, start=date(2026, 3, 27), at=time(2, 30), tz="Europe/Berlin")
+    assert fires(second_day, "2026-03-26", "2026-04-01") == ["03-27 01:30", "03-29 01:00", "03-31 00:30"]
+    autumn = CalendarTrigger(days=1, start=date(2026, 10, 24), at=time(2, 30), tz="Europe/Berlin")
+    assert fires(autumn, "2026-10-24", "2026-10-27") == ["10-24 00:30", "10-25 00:30", "10-26 01:30"]
+    leap = CalendarTrigger(months=12, start=date(2024, 2, 29))
+    first = leap.first(datetime(2024, 3, 1, tzinfo=UTC))
+    assert first == datetime(2028, 2, 29, tzinfo=UTC)
+
+
+@given(
+    months=st.integers(0, 14),
+    days=st.integers(0, 40),
+    start=st.dates(date(2019, 1, 1), date(2027, 1, 1)),
+    since=st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)),  # noqa: DTZ001 - its zone is added
+)
+def test_a_calendar_interval_is_that_of_a_walk_over_the_days(
+    months: int, days: int, start: date, since: datetime
+) -> None:
+    if (months == 0) == (days == 0):
+        with pytest.raises(BadSchedule):
+            CalendarTrigger(months=months, days=days, start=start)
+        return
+    trigger = CalendarTrigger(months=months, days=days, start=start)
+    found = trigger.next_after(since.replace(tzinfo=UTC))
+    day = max(since.date() + timedelta(days=1), start)
+    while not (
+        (day - start).days % days == 0
+        if days
+        else day.day == start.day and (12 * (day.year - start.year) + day.month - start.month) % months == 0
+    ):
+        day += timedelta(days=1)
+    assert found == datetime.combine(day, time(), UTC)
 
 
 @pytest.mark.parametrize(
