@@ -89,7 +89,11 @@ def runs(job: str | None, db: str, state: str | None, limit: int, as_json: bool)
 @_db_option
 @click.option("--tz", default="UTC", show_default=True, help="The zone of a cron line.")
 @click.option(
-    "--dst", type=click.Choice(list(Dst)), default="once", show_default=True, help="Where clocks change."
+    "--dst",
+    type=click.Choice([rule.value for rule in Dst]),
+    default="once",
+    show_default=True,
+    help="Where clocks change.",
 )
 @click.option("--from", "start", metavar="TIME", help="ISO 8601, UTC if it has no offset. Default: now.")
 @click.option("--count", type=click.IntRange(1, 10_000), default=5, show_default=True)

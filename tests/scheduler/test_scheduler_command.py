@@ -161,7 +161,10 @@ def takes_region(run: Run, *, region: str) -> None:
         (lambda cron: cron.job("0 2 * * *", args={"zone": 1})(takes_region), "can't be called"),
         (lambda cron: cron.job("0 2 * * *", args={"region": {1, 2}})(takes_region), "must be JSON"),
         (lambda cron: cron.job("0 2 * * *", args={"region": (1, 2)})(takes_region), "must be JSON"),
-        (lambda cron: cron.job("0 2 * * *", dst="wall"), "dst='wall' is not available; choose from: once"),
+        (
+            lambda cron: cron.job("0 2 * * *", dst="summer"),
+            "dst='summer' is not available; choose from: once, wall, elapsed",
+        ),
         (lambda cron: cron.every("1h", offset="2h")(takes_region), "is not shorter"),
         (lambda cron: cron.every("500ms", args={"region": "eu"})(takes_region), "shortest interval is 1s"),
         (lambda _: Cron("a\nb"), "can't be a name"),
