@@ -69,6 +69,10 @@ class OutsideFence(Rejected):
         self.resource = resource
 
 
+class MalformedToken(Rejected, ValueError):
+    """What was presented as a fencing token, in a header or the like, is none. The message says why."""
+
+
 class NotDurable(Unavailable):
     """The mark was raised, and fewer copies of the store than asked for have confirmed it.
 

@@ -110,7 +110,11 @@ class FencePort(Protocol[HandleT_co]):
 
 def resource_of(lease: HeldLease, resource: str | None) -> str:
     """The resource to check: as given, else the lock's name. Raises ValueError for an unusable one."""
-    name = lease.lock if resource is None else resource
+    return usable_resource(lease.lock if resource is None else resource)
+
+
+def usable_resource(name: str) -> str:
+    """The name, if a resource may have it. Raises ValueError."""
     if not name or "\0" in name or len(name.encode()) > RESOURCE_BYTES_MAX:
         raise ValueError(f"a resource has 1 to {RESOURCE_BYTES_MAX} bytes and no NUL, not {name[:40]!r}")
     return name
