@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
-from tests.storage.stores import MemoryStore, SqlStore, Store, sql_store, sqlite_url
+from tests.servers.valkey import Program, ValkeyServer, running_valkey
+from tests.storage.redis_stores import RedisStore, async_redis_store, redis_store
+from tests.storage.stores import FileStore, MemoryStore, SqlStore, Store, sql_store, sqlite_url
 
 
 @pytest.fixture
@@ -35,8 +37,55 @@ def sqlite_store(tmp_path: Path) -> Iterator[SqlStore]:
         yield store
 
 
+@pytest.fixture
+def file_store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """One real Valkey 9 for each test process."""
+    with running_valkey(Program.VALKEY_9) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis6_server() -> Iterator[ValkeyServer]:
+    """One real Redis 6.2, for what older servers lack."""
+    with running_valkey(Program.REDIS_6) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_store(valkey_server: ValkeyServer) -> Iterator[RedisStore]:
+    with redis_store(valkey_server) as store:
+        yield store
+
+
+@pytest.fixture
+def redis6_store(redis6_server: ValkeyServer) -> Iterator[RedisStore]:
+    with redis_store(redis6_server, decode_responses=True) as store:
+        yield store
+
+
+@pytest.fixture
+def valkey_async_store(valkey_server: ValkeyServer) -> Iterator[RedisStore]:
+    with async_redis_store(valkey_server, decode_responses=True) as store:
+        yield store
+
+
+@pytest.fixture
+def redis6_async_store(redis6_server: ValkeyServer) -> Iterator[RedisStore]:
+    with async_redis_store(redis6_server) as store:
+        yield store
+
+
 POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
 SQL_STORES = ("sqlite", POSTGRES)
+REDIS_STORES = tuple(
+    pytest.param(name, marks=pytest.mark.valkey)
+    for name in ("valkey", "valkey_async", "redis6", "redis6_async")
+)
 
 
 @pytest.fixture(params=SQL_STORES)
@@ -46,14 +95,26 @@ def sql(request: pytest.FixtureRequest) -> SqlStore:
     return store
 
 
-@pytest.fixture(params=("memory", *SQL_STORES))
+@pytest.fixture(params=("memory", "file", *SQL_STORES, *REDIS_STORES))
 def store(request: pytest.FixtureRequest) -> Store:
     return _store(request)
 
 
-@pytest.fixture(params=("memory", POSTGRES))
+@pytest.fixture(params=("memory", "file", *SQL_STORES))
+def holding_store(request: pytest.FixtureRequest) -> Store:
+    """The stores in which an open write keeps the mark where it is, so that an install waits for it."""
+    return _store(request)
+
+
+@pytest.fixture(params=REDIS_STORES)
+def sending_store(request: pytest.FixtureRequest) -> Store:
+    """The stores that are sent a write when it is complete, and check it then."""
+    return _store(request)
+
+
+@pytest.fixture(params=("memory", POSTGRES, *REDIS_STORES))
 def sharing_store(request: pytest.FixtureRequest) -> Store:
-    """The stores that let several holders of one token write at once. SQLite has a single writer."""
+    """The stores that let several holders of one token write at once; SQLite and files have one writer."""
     return _store(request)
 
 

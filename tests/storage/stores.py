@@ -5,13 +5,15 @@ A write adds one line: the token that wrote it. What is visible is read from out
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from lockd_storage import FencePort, HeldLease
+from lockd_storage.filesystem import FileChanges, FileFence
 from lockd_storage.memory import MemoryFence
 from lockd_storage.schema import upgrade
 from lockd_storage.sqlalchemy import SqlFence
@@ -39,6 +41,10 @@ class Store(Protocol):
         """The tokens of all visible lines, in order."""
         ...
 
+    def pinned(self, cluster: str) -> FencePort[Any]:
+        """A fence of the same store that takes leases of one cluster only."""
+        ...
+
 
 class MemoryStore:
     def __init__(self) -> None:
@@ -52,6 +58,9 @@ class MemoryStore:
     def lines(self) -> list[int]:
         return list(self._lines)
 
+    def pinned(self, cluster: str) -> MemoryFence:
+        return MemoryFence(cluster=cluster)
+
 
 @dataclass
 class SqlStore:
@@ -64,6 +73,30 @@ class SqlStore:
     def lines(self) -> list[int]:
         with self.engine.connect() as connection:
             return list(connection.scalars(sa.select(journal.c.token).order_by(journal.c.id)))
+
+    def pinned(self, cluster: str) -> SqlFence:
+        return SqlFence(self.engine, cluster=cluster)
+
+
+@dataclass
+class FileStore:
+    """The journal is a folder with a file for each line."""
+
+    folder: Path
+    numbers: "count[int]" = field(default_factory=count)
+
+    @property
+    def fence(self) -> FileFence:
+        return FileFence(self.folder)
+
+    def add(self, handle: FileChanges, lease: HeldLease) -> None:
+        handle.write(f"journal/{next(self.numbers):06}", str(lease.token).encode())
+
+    def lines(self) -> list[int]:
+        return [int(file.read_text()) for file in sorted(self.folder.glob("journal/*"))]
+
+    def pinned(self, cluster: str) -> FileFence:
+        return FileFence(self.folder, cluster=cluster)
 
 
 @contextmanager

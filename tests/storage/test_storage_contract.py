@@ -8,9 +8,8 @@ import pytest
 from lockd.errors import LeaseLost, StaleToken, Unavailable
 from lockd_storage import NotInstalled, WrongCluster, WrongLock, WrongMode
 from lockd_storage.memory import MemoryFence
-from lockd_storage.sqlalchemy import SqlFence
 from tests.storage.leases import OTHER_CLUSTER, OTHER_INCARNATION, GivenLease
-from tests.storage.stores import SqlStore, Store
+from tests.storage.stores import Store
 
 STILL_WAITING_SECONDS = 0.3
 
@@ -97,11 +96,7 @@ def test_s2_another_cluster_neither_installs_nor_writes(store: Store) -> None:
 
 
 def test_s2_a_pinned_cluster_is_checked_before_anything_is_installed(store: Store) -> None:
-    pinned: MemoryFence | SqlFence
-    if isinstance(store, SqlStore):
-        pinned = SqlFence(store.engine, cluster=OTHER_CLUSTER)
-    else:
-        pinned = MemoryFence(cluster=OTHER_CLUSTER)
+    pinned = store.pinned(OTHER_CLUSTER)
     with pytest.raises(WrongCluster):
         pinned.install(GivenLease(33))
     assert pinned.mark("orders") is None
@@ -173,7 +168,8 @@ def test_a_late_writer_learns_who_is_newer(store: Store) -> None:
     assert refused.value.mark == 34
 
 
-def test_s1_install_waits_for_the_older_write_and_then_sees_it(store: Store) -> None:
+def test_s1_install_waits_for_the_older_write_and_then_sees_it(holding_store: Store) -> None:
+    store = holding_store
     old, new = GivenLease(33), GivenLease(34)
     store.fence.install(old)
     seen: list[list[int]] = []
@@ -192,6 +188,19 @@ def test_s1_install_waits_for_the_older_write_and_then_sees_it(store: Store) -> 
     assert seen == [[33]]
     with pytest.raises(StaleToken):
         write(store, old)
+
+
+def test_s1_a_write_that_is_open_during_an_install_is_refused_at_its_end(sending_store: Store) -> None:
+    store = sending_store
+    old, new = GivenLease(33), GivenLease(34)
+    store.fence.install(old)
+    with pytest.raises(StaleToken) as refused, store.fence.write(old) as handle:
+        store.add(handle, old)
+        store.fence.install(new)
+    assert refused.value.mark == 34
+    assert store.lines() == []
+    write(store, new)
+    assert store.lines() == [34]
 
 
 def test_holders_of_one_token_write_side_by_side(sharing_store: Store) -> None:
