@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeVar
 
 from lockd.errors import LeaseLost, StaleToken
-from lockd.ids import LOCK_NAME_BYTES_MAX, Fence
+from lockd.ids import LOCK_NAME_BYTES_MAX, ClusterId, Fence
 from lockd_storage.errors import NotInstalled, WrongCluster, WrongLock, WrongMode
 
 RESOURCE_BYTES_MAX = LOCK_NAME_BYTES_MAX
@@ -68,6 +68,16 @@ class Mark:
     def token(self) -> int:
         """The installed fencing token."""
         return self.fence.token
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a whole store refuses to have installed, whatever its marks say (SAFETY S2)."""
+
+    token: int = 0
+    """No token at or under it may be installed any more."""
+    cluster: ClusterId | None = None
+    """Once it is known, no lease of another cluster may install, nor where there is no mark yet."""
 
 
 class FencePort(Protocol[HandleT_co]):
@@ -161,12 +171,16 @@ def check_deadline(lease: HeldLease) -> None:
         )
 
 
-def judge_install(mark: Mark | None, *, floor: int, resource: str, lock: str, fence: Fence) -> Mark:
+def judge_install(mark: Mark | None, *, floor: Floor, resource: str, lock: str, fence: Fence) -> Mark:
     """The mark after an install, given the mark and the floor before it (SAFETY S1, S2).
 
     Equal to `mark` when that very grant was installed before. Raises WrongCluster, WrongLock,
     StaleToken.
     """
+    if floor.cluster is not None and floor.cluster != fence.cluster:
+        raise WrongCluster(
+            f"this fence store belongs to cluster {floor.cluster}, not {fence.cluster}", resource=resource
+        )
     if mark is not None:
         _same_cluster(mark, fence)
         if mark.lock != lock:
@@ -175,7 +189,7 @@ def judge_install(mark: Mark | None, *, floor: int, resource: str, lock: str, fe
             )
         if mark.fence == fence:
             return mark
-    highest = max(floor, 0 if mark is None else mark.token)
+    highest = max(floor.token, 0 if mark is None else mark.token)
     # A token is issued once (SAFETY P2), so an equal one of another incarnation is not this grant.
     if fence.token <= highest:
         refuse_stale(resource, presented=fence.token, mark=highest)

@@ -13,6 +13,7 @@ from lockd.errors import Unavailable
 from lockd_storage.errors import NotInstalled
 from lockd_storage.fencing import (
     INSTALL_SECONDS,
+    Floor,
     HeldLease,
     Mark,
     check_deadline,
@@ -50,7 +51,7 @@ class MemoryFence:
         check_deadline(lease)
         with self._changed:
             mark = judge_install(
-                self._marks.get(resource), floor=0, resource=resource, lock=lease.lock, fence=fence
+                self._marks.get(resource), floor=Floor(), resource=resource, lock=lease.lock, fence=fence
             )
             self._marks[resource] = mark
             if not self._changed.wait_for(lambda: not self._older_inside(mark), timeout):

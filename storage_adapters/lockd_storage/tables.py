@@ -34,7 +34,8 @@ fence_floor = Table(
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("token", BigInteger, nullable=False),
+    Column("cluster", String(32), nullable=True),
     CheckConstraint("id = 1", name="lockd_fence_floor_one_row"),
     CheckConstraint(f"token BETWEEN 0 AND {TOKEN_MAX}", name="lockd_fence_floor_token_range"),
 )
-"""One row: no token at or under it may be installed any more (SAFETY S2)."""
+"""One row: no token at or under it may be installed any more, nor one of another cluster (SAFETY S2)."""

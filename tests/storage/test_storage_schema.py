@@ -77,4 +77,5 @@ def test_a_users_own_alembic_version_is_left_alone(sql: SqlStore) -> None:
     with sql.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT * FROM alembic_version").all() == [("theirs",)]
         ours = connection.exec_driver_sql("SELECT version_num FROM lockd_alembic_version").scalars().all()
-    assert ours == ["fence_0001"]
+    assert len(ours) == 1
+    assert ours[0].startswith("fence_")

@@ -9,6 +9,7 @@ from lockd.errors import Unavailable
 from lockd.ids import TOKEN_MAX
 from lockd_storage.fencing import (
     INSTALL_SECONDS,
+    Floor,
     HeldLease,
     Mark,
     check_deadline,
@@ -56,7 +57,7 @@ class FileFence:
             with locked(self._folder.marks_lock_path, Holding.EXCLUSIVE, give_up_at=give_up_at):
                 before = self._folder.read_mark(name)
                 floor = self._folder.read_floor()
-                mark = judge_install(before, floor=floor, resource=name, lock=lease.lock, fence=fence)
+                mark = judge_install(before, floor=Floor(floor), resource=name, lock=lease.lock, fence=fence)
                 if mark != before:
                     with explained(self._folder.path):
                         self._folder.write_mark(mark)

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, update
 from sqlalchemy.exc import DBAPIError
 
 from lockd.errors import Unavailable
 from lockd_storage.fencing import Mark, judge_install, judge_write
+from lockd_storage.sqlalchemy.floor import read_floor
 from lockd_storage.sqlalchemy.marks import Bounds, Grant, milliseconds, no_store, read_mark
-from lockd_storage.tables import fence_floor, fence_marks
+from lockd_storage.tables import fence_marks
 
 
 class SqliteMarks:
@@ -47,9 +48,12 @@ class SqliteMarks:
 def _install(connection: Connection, grant: Grant) -> Mark:
     _take_write_lock(connection)
     before = read_mark(connection, grant.resource)
-    floor = connection.execute(select(fence_floor.c.token)).scalar_one()
     mark = judge_install(
-        before, floor=floor, resource=grant.resource, lock=grant.lease.lock, fence=grant.fence
+        before,
+        floor=read_floor(connection),
+        resource=grant.resource,
+        lock=grant.lease.lock,
+        fence=grant.fence,
     )
     values = {
         "lock": mark.lock,
@@ -60,6 +64,7 @@ def _install(connection: Connection, grant: Grant) -> Mark:
     if before is None:
         connection.execute(insert(fence_marks).values(resource=mark.resource, **values))
     elif mark != before:
+        values["installed_at"] = func.now()
         connection.execute(update(fence_marks).where(fence_marks.c.resource == mark.resource).values(values))
     return mark
 
