@@ -194,9 +194,14 @@ def test_s1_a_write_that_is_open_during_an_install_is_refused_at_its_end(sending
     store = sending_store
     old, new = GivenLease(33), GivenLease(34)
     store.fence.install(old)
-    with pytest.raises(StaleToken) as refused, store.fence.write(old) as handle:
-        store.add(handle, old)
-        store.fence.install(new)
+
+    def write_and_be_overtaken() -> None:
+        with store.fence.write(old) as handle:
+            store.add(handle, old)
+            store.fence.install(new)
+
+    with pytest.raises(StaleToken) as refused:
+        write_and_be_overtaken()
     assert refused.value.mark == 34
     assert store.lines() == []
     write(store, new)

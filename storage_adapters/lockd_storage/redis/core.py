@@ -1,0 +1,252 @@
+"""What is sent to the server, in which order, and what its answers mean. No socket is touched here.
+
+Each verb is a generator: it yields requests and is sent the replies, or has the client library's error
+thrown in. `routes` finds the node, and `links` and `alinks` have the connections.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from lockd.errors import CorruptData
+from lockd.ids import ClusterId, Fence
+from lockd_storage.errors import NotDurable, NotFenceable
+from lockd_storage.fencing import (
+    Floor,
+    HeldLease,
+    Mark,
+    check_deadline,
+    judge_install,
+    judge_write,
+    presented_fence,
+    resource_of,
+    writing_fence,
+)
+from lockd_storage.redis import scripts
+from lockd_storage.redis.batch import Batch
+from lockd_storage.redis.keys import check_key, mark_key, tag_of
+from lockd_storage.redis.refusals import Lost, explain
+from lockd_storage.redis.scripts import Script
+from lockd_storage.redis.verbs import Command
+
+T = TypeVar("T")
+Confirm = Literal["memory", "disk"]
+
+# WAIT is asked for slices of this length: the client library gives up on a reply that takes longer than
+# its socket timeout.
+WAIT_SLICE_MS = 200
+
+
+class Request(NamedTuple):
+    """One command for the server. `decode`: make text of the reply if the client is set up to."""
+
+    words: tuple[bytes | str | int, ...]
+    decode: bool = False
+
+
+Steps = Generator[Request, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease at a resource: what it presents, and where the mark is."""
+
+    lease: HeldLease
+    resource: str
+    fence: Fence
+    tag: bytes
+    mark_key: bytes
+    presented: bytes
+
+    def check_key(self, key: bytes) -> None:
+        """Raise OutsideFence for a key that this resource does not guard."""
+        check_key(key, self.tag, self.resource)
+
+
+def installing(lease: HeldLease, resource: str | None, cluster: str | None) -> Grant:
+    """The grant of a lease that may install. Raises WrongCluster, WrongMode, LeaseLost, ValueError."""
+    name = resource_of(lease, resource)
+    grant = _grant(lease, name, presented_fence(lease, resource=name, cluster=cluster))
+    check_deadline(lease)
+    return grant
+
+
+def writing(lease: HeldLease, resource: str | None, cluster: str | None) -> Grant:
+    """The grant of a lease that may write. Raises WrongCluster, WrongMode, ValueError."""
+    name = resource_of(lease, resource)
+    return _grant(lease, name, writing_fence(lease, resource=name, cluster=cluster))
+
+
+def reading(lease: HeldLease, resource: str | None, cluster: str | None) -> Grant:
+    """The grant of a lease that may read, a shared one too. Raises WrongCluster, WrongMode, ValueError."""
+    name = resource_of(lease, resource)
+    return _grant(lease, name, presented_fence(lease, resource=name, cluster=cluster))
+
+
+def may_write(grant: Grant) -> None:
+    """Raise WrongMode for a lease that may read only (SAFETY G10)."""
+    if grant.lease.mode != "exclusive":
+        writing_fence(grant.lease, resource=grant.resource, cluster=None)
+
+
+def _grant(lease: HeldLease, resource: str, fence: Fence) -> Grant:
+    tag = tag_of(resource)
+    return Grant(lease, resource, fence, tag, mark_key(tag), str(fence).encode())
+
+
+def install(
+    grant: Grant, *, floor_key: bytes, replicas: int | None, confirm: Confirm, timeout: float
+) -> Steps[Mark]:
+    """Raise the mark, and see it confirmed. See `RedisFence.install`."""
+    try:
+        yield from _refuse_eviction()
+        if replicas is None:
+            facts = _facts((yield Request((b"INFO", b"replication"))))
+            replicas = int(facts.get("connected_slaves", "0"))
+        fence = grant.fence
+        arguments = (grant.lease.lock.encode(), fence.cluster, fence.incarnation, str(fence.token))
+        _, *before = yield from run(scripts.INSTALL, (grant.mark_key, floor_key), arguments)
+        mark = _judge_install(grant, before)
+        yield from _confirmed(grant.resource, replicas=replicas, confirm=confirm, timeout=timeout)
+    except RedisError as error:
+        explain(error, grant.resource, grant.fence, lost=Lost.INSTALL)
+    return mark
+
+
+def read_mark(resource: str) -> Steps[Mark | None]:
+    """The mark of a resource."""
+    try:
+        lock, fence = yield Request((b"HMGET", mark_key(tag_of(resource)), b"lock", b"fence"))
+    except RedisError as error:
+        explain(error, resource, None, lost=Lost.READ)
+    return stored_mark(resource, lock, fence)
+
+
+def stored_mark(resource: str, lock: bytes | None, fence: bytes | None) -> Mark | None:
+    """A mark as it is kept. Raises CorruptData when someone has written something else there."""
+    if fence is None:
+        return None
+    try:
+        return Mark(resource, (lock or b"").decode(), Fence.parse(fence.decode()))
+    except ValueError as error:
+        raise CorruptData(
+            f"the hash {mark_key(tag_of(resource)).decode()!r} is not the mark of resource {resource!r}"
+            f" ({error}). Nothing is written under it until it is deleted, and the holder has installed again"
+        ) from error
+
+
+def stored_floor(token: bytes | None, cluster: bytes | None) -> Floor:
+    """The floor as it is kept."""
+    return Floor(int(token or 0), None if cluster is None else ClusterId(cluster.decode()))
+
+
+def command(grant: Grant, given: Command) -> Steps[Any]:
+    """One checked command. Replies what the server does, parsed."""
+    for key in given.keys:
+        grant.check_key(key)
+    if len(given.keys) == 1:
+        script, arguments = scripts.ONE_KEY, (given.name, *given.arguments, grant.presented)
+    else:
+        script, arguments = scripts.ALL_KEYS, (given.name, grant.presented)
+    reply = yield from _checked(grant, script, given.keys, arguments, reads=given.reads)
+    return given.parse(reply)
+
+
+def batch(grant: Grant, given: Batch) -> Steps[None]:
+    """All commands of a batch in one step."""
+    keys, arguments = given.script_words()
+    replies = yield from _checked(grant, scripts.BATCH, tuple(keys), (*arguments, grant.presented))
+    given.take_replies(replies)
+
+
+def own_script(
+    grant: Grant, script: Script, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]
+) -> Steps[Any]:
+    """A user's script, wrapped by `scripts.fenced_script`."""
+    for key in keys:
+        grant.check_key(key)
+    return (yield from _checked(grant, script, keys, (*arguments, grant.presented)))
+
+
+def run(
+    script: Script, keys: tuple[bytes, ...], arguments: tuple[bytes | str, ...], *, decode: bool = False
+) -> Steps[Any]:
+    """Run a script, which the server may not know or no longer know: then nothing ran, and it is sent."""
+    try:
+        return (yield Request((b"EVALSHA", script.sha, len(keys), *keys, *arguments), decode))
+    except NoScriptError:
+        return (yield Request((b"EVAL", script.source, len(keys), *keys, *arguments), decode))
+
+
+def _checked(
+    grant: Grant,
+    script: Script,
+    keys: tuple[bytes, ...],
+    arguments: tuple[bytes, ...],
+    *,
+    reads: bool = False,
+) -> Steps[Any]:
+    if grant.lease.remaining() <= 0:
+        # Nothing begins after the deadline. If someone newer is there, say who.
+        judge_write((yield from read_mark(grant.resource)), resource=grant.resource, fence=grant.fence)
+        check_deadline(grant.lease)
+    try:
+        return (yield from run(script, (*keys, grant.mark_key), arguments, decode=True))
+    except RedisError as error:
+        explain(error, grant.resource, grant.fence, lost=Lost.READ if reads else Lost.WRITE)
+
+
+def _judge_install(grant: Grant, before: list[bytes | None]) -> Mark:
+    """What the install script did, in the words of the rule."""
+    lock, fence, floor, floor_cluster = before
+    return judge_install(
+        stored_mark(grant.resource, lock, fence),
+        floor=stored_floor(floor, floor_cluster),
+        resource=grant.resource,
+        lock=grant.lease.lock,
+        fence=grant.fence,
+    )
+
+
+def _refuse_eviction() -> Steps[None]:
+    policy = _facts((yield Request((b"INFO", b"memory")))).get("maxmemory_policy", "unknown")
+    if policy.startswith("allkeys-") or policy == "unknown":
+        raise NotFenceable(
+            f"the server's maxmemory-policy is {policy}: under memory pressure it may drop marks, and let"
+            " nobody write any more. Set it to noeviction or to one of the volatile- policies"
+        )
+
+
+def _confirmed(resource: str, *, replicas: int, confirm: Confirm, timeout: float) -> Steps[None]:
+    if confirm == "memory" and replicas == 0:
+        return
+    left_ms = max(1, round(timeout * 1000))
+    acknowledged = 0
+    while left_ms > 0:
+        slice_ms = min(left_ms, WAIT_SLICE_MS)
+        left_ms -= slice_ms
+        if confirm == "disk":
+            try:
+                here, acknowledged = yield Request((b"WAITAOF", 1, replicas, slice_ms))
+            except ResponseError as error:
+                raise NotFenceable(
+                    f"the mark can't be confirmed on disk: {error}. That needs appendonly yes, and Redis 7.2"
+                    " or Valkey"
+                ) from error
+        else:
+            here, acknowledged = 1, (yield Request((b"WAIT", replicas, slice_ms)))
+        if here >= 1 and acknowledged >= replicas:
+            return
+    raise NotDurable(
+        f"the mark of resource {resource!r} is set on the primary, and {acknowledged} of {replicas} replicas"
+        f" have confirmed it in {timeout:g} s: a failover could lose it. Install again once they are back",
+        resource=resource,
+    )
+
+
+def _facts(info: bytes) -> dict[str, str]:
+    """The fields of an INFO reply."""
+    lines = info.decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
