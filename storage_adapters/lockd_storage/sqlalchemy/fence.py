@@ -1,11 +1,19 @@
-"""`SqlFence`, the fence of one database, and `fenced`, the block in which its holder writes."""
+"""`SqlFence`, the fence of one database, and `fenced`, the block in which its holder works."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from types import TracebackType
+from typing import Any, Generic, TypeVar, overload
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from lockd_storage.errors import NotFenceable
 from lockd_storage.fencing import (
@@ -17,29 +25,42 @@ from lockd_storage.fencing import (
     resource_of,
     writing_fence,
 )
+from lockd_storage.rejects import told
 from lockd_storage.sqlalchemy.block import FencedBlock
-from lockd_storage.sqlalchemy.marks import Grant, MarkStore, read_mark
+from lockd_storage.sqlalchemy.held import HeldMarks
+from lockd_storage.sqlalchemy.marks import Access, Check, Grant, MarkStore, read_mark
 from lockd_storage.sqlalchemy.postgresql import PostgresMarks
 from lockd_storage.sqlalchemy.sqlite import SqliteMarks
 
 STORES: dict[str, type[MarkStore]] = {"postgresql": PostgresMarks, "sqlite": SqliteMarks}
 
-TargetT = TypeVar("TargetT", Session, Connection)
+TargetT = TypeVar("TargetT", bound=Session | Connection)
+AsyncTargetT = TypeVar("AsyncTargetT", bound=AsyncSession | AsyncConnection)
 
 
 class SqlFence:
     """The marks in one database. A `FencePort`; cheap to make, safe to share between threads.
 
     `cluster` pins the lockd cluster whose leases are taken; without it the first install of each
-    resource does. Raises NotFenceable for a database that this version can't fence.
+    resource does. Of an AsyncEngine it makes an AsyncSqlFence. Raises NotFenceable for a database
+    that this version can't fence.
     """
 
-    def __init__(self, engine: Engine, *, cluster: str | None = None) -> None:
-        if engine.dialect.name not in STORES:
-            raise NotFenceable(f"SqlFence knows {', '.join(sorted(STORES))}, not {engine.dialect.name}")
-        self._engine = engine
+    @overload
+    def __new__(cls, engine: Engine, *, cluster: str | None = None) -> "SqlFence": ...
+    @overload
+    def __new__(cls, engine: AsyncEngine, *, cluster: str | None = None) -> "AsyncSqlFence": ...
+    def __new__(cls, engine: Engine | AsyncEngine, *, cluster: str | None = None) -> "SqlFence":  # noqa: ARG004
+        """An AsyncSqlFence for an AsyncEngine."""
+        return super().__new__(AsyncSqlFence if isinstance(engine, AsyncEngine) else cls)
+
+    def __init__(self, engine: Engine | AsyncEngine, *, cluster: str | None = None) -> None:
+        self._engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        name = self._engine.dialect.name
+        if name not in STORES:
+            raise NotFenceable(f"SqlFence knows {', '.join(sorted(STORES))}, not {name}")
         self._cluster = cluster
-        self._store = STORES[engine.dialect.name]()
+        self._store = STORES[name]()
 
     def install(
         self, lease: HeldLease, resource: str | None = None, *, timeout: float = INSTALL_SECONDS
@@ -50,10 +71,11 @@ class SqlFence:
         by the previous holder. On PostgreSQL its transactions that have not ended after `timeout`
         seconds are ended by the server; that needs the same role, or pg_signal_backend.
         """
-        check_deadline(lease)
         name = resource_of(lease, resource)
-        fence = presented_fence(lease, resource=name, cluster=self._cluster)
-        return self._store.install(self._engine, Grant(lease, name, fence), timeout=timeout)
+        with told(self._store.adapter, name):
+            check_deadline(lease)
+            fence = presented_fence(lease, resource=name, cluster=self._cluster)
+            return self._store.install(self._engine, Grant(lease, name, fence), timeout=timeout)
 
     def mark(self, resource: str) -> Mark | None:
         """See `FencePort.mark`."""
@@ -66,71 +88,184 @@ class SqlFence:
         with self._engine.connect() as connection, fenced(connection, self, lease, resource=resource):
             yield connection
 
-    def block(
+    def condition(
         self,
         leases: tuple[HeldLease, ...],
         *,
         resource: str | None,
+        check: Check,
+        access: Access,
         idle_timeout: float | None,
         statement_timeout: float | None,
-    ) -> FencedBlock:
-        """What `fenced` wraps around its target."""
+    ) -> HeldMarks:
+        """What `fenced` holds the transactions of its target to."""
         if resource is not None and len(leases) > 1:
             raise ValueError("resource= names the resource of one lease; several guard those of their locks")
-        return FencedBlock(
+        if check not in ("early", "late") or access not in ("write", "read"):
+            raise ValueError(
+                f'check is "early" or "late", access "write" or "read": not {check!r}, {access!r}'
+            )
+        if check == "late" and access == "read":
+            raise ValueError('access="read" is checked early: what was read after that can be relied on')
+        return HeldMarks(
             self._store,
-            [self._writing(lease, resource) for lease in leases],
-            read_now=self.mark,
+            [self._grant(lease, resource, access) for lease in leases],
+            check=check,
+            access=access,
             idle_timeout=idle_timeout,
             statement_timeout=statement_timeout,
         )
 
-    def _writing(self, lease: HeldLease, resource: str | None) -> Grant:
+    def _grant(self, lease: HeldLease, resource: str | None, access: Access) -> Grant:
         name = resource_of(lease, resource)
-        return Grant(lease, name, writing_fence(lease, resource=name, cluster=self._cluster))
+        allowed = writing_fence if access == "write" else presented_fence
+        with told(self._store.adapter, name):
+            return Grant(lease, name, allowed(lease, resource=name, cluster=self._cluster))
 
 
+class AsyncSqlFence(SqlFence):
+    """A SqlFence of an AsyncEngine: the same verbs, awaited. Made by `SqlFence(async_engine)`."""
+
+    async def install(  # type: ignore[override]  # the same verbs, awaited
+        self,
+        lease: HeldLease,
+        resource: str | None = None,
+        *,
+        timeout: float = INSTALL_SECONDS,  # noqa: ASYNC109  the older writers' time, not the caller's
+    ) -> Mark:
+        """See `SqlFence.install`. Cancelled, it may or may not have installed: install again."""
+        return await greenlet_spawn(super().install, lease, resource, timeout=timeout)
+
+    async def mark(self, resource: str) -> Mark | None:  # type: ignore[override]
+        """See `FencePort.mark`."""
+        return await greenlet_spawn(super().mark, resource)
+
+    @asynccontextmanager
+    async def write(  # type: ignore[override]
+        self, lease: HeldLease, resource: str | None = None
+    ) -> AsyncIterator[AsyncConnection]:
+        """A fenced AsyncConnection of the fence's own engine, committed and closed at the end."""
+        async with (
+            AsyncEngine(self._engine).connect() as connection,
+            fenced(connection, self, lease, resource=resource),
+        ):
+            yield connection
+
+
+@overload
 def fenced(
     target: TargetT,
     fence: SqlFence,
     lease: HeldLease,
     *more_leases: HeldLease,
+    resource: str | None = ...,
+    check: Check = ...,
+    access: Access = ...,
+    idle_timeout: float | None = ...,
+    statement_timeout: float | None = ...,
+) -> AbstractContextManager[TargetT]: ...
+@overload
+def fenced(
+    target: AsyncTargetT,
+    fence: SqlFence,
+    lease: HeldLease,
+    *more_leases: HeldLease,
+    resource: str | None = ...,
+    check: Check = ...,
+    access: Access = ...,
+    idle_timeout: float | None = ...,
+    statement_timeout: float | None = ...,
+) -> AbstractAsyncContextManager[AsyncTargetT]: ...
+def fenced(
+    target: Any,
+    fence: SqlFence,
+    lease: HeldLease,
+    *more_leases: HeldLease,
     resource: str | None = None,
+    check: Check = "early",
+    access: Access = "write",
     idle_timeout: float | None = None,
     statement_timeout: float | None = None,
-) -> AbstractContextManager[TargetT]:
+) -> Any:
     """A block in which every transaction of a Session or Connection is held to the lease's token.
 
     Each transaction that `target` begins inside is checked first and holds the mark until it ends,
     so no newer holder comes between the check and the commit (SAFETY S3). The block commits when it
     is left, and rolls back on an error; a commit inside ends one transaction, and the next is
-    checked again. With several leases all must be current. The target is not closed.
+    checked again. With several leases all must be current. The target is not closed. An AsyncSession
+    or AsyncConnection takes `async with`, and a fence of either kind; cancelled, it rolls back.
+
+    `check="late"` compares as the last step before each COMMIT instead. A holder that is paused then
+    keeps no successor from installing, only from the rows it has changed; work of a stale holder is
+    done in vain, and the guards of a table, which ask for an early check, refuse it.
+
+    `access="read"` is for a shared lease (SAFETY G10), or for an exclusive one that only reads: the
+    transaction is checked, and can't write after that.
 
     On PostgreSQL a transaction may stand idle for `idle_timeout` seconds and a statement may run for
     `statement_timeout`, then the server ends it; both are what the lease has left when the
-    transaction begins, unless told (SAFETY S5). A tighter limit of the session stays.
+    transaction begins, unless told (SAFETY S5); with a late check it may idle for a minute at least.
+    A tighter limit of the session stays.
 
     Raises, from the first statement of a transaction or on leaving:
     StaleToken: someone newer has installed. Nothing of this transaction was written.
     NotInstalled, WrongCluster: `install` was not called here, or not with this lease.
-    WrongMode: the lease is shared or a semaphore's, which may not write (SAFETY G10).
+    WrongMode: a semaphore's lease; a shared one that is to write; a write under `access="read"`.
     LeaseLost: the lease's deadline has passed, or the server ended a transaction that stood still.
     OutcomeUnknown: the reply to the COMMIT was lost; it may have been applied (SAFETY S9).
-    NotFenceable: AUTOCOMMIT, a second database, two-phase, or a transaction that was open before.
+    NotFenceable: AUTOCOMMIT, a second database, two-phase, a replica, or a transaction that was open
+    before.
     Anything else is the body's or the database's own error, unchanged.
 
     What goes around SQLAlchemy goes around the check: a driver's own cursor or commit() is not seen.
     """
-    block = fence.block(
+    condition = fence.condition(
         (lease, *more_leases),
         resource=resource,
+        check=check,
+        access=access,
         idle_timeout=idle_timeout,
         statement_timeout=statement_timeout,
     )
-    return _entered(block, target)
+    if isinstance(target, Session | Connection):
+        return _Fenced(target, FencedBlock(target, condition))
+    if isinstance(target, AsyncSession):
+        return _AsyncFenced(target, FencedBlock(target.sync_session, condition))
+    if isinstance(target, AsyncConnection):
+        if target.sync_connection is None:
+            raise NotFenceable("this AsyncConnection is not started: `async with engine.connect() as ...`")
+        return _AsyncFenced(target, FencedBlock(target.sync_connection, condition))
+    raise TypeError(
+        f"fenced() takes a Session, Connection, AsyncSession or AsyncConnection, not a"
+        f" {type(target).__name__}; of a scoped session, call it for the session behind it"
+    )
 
 
-@contextmanager
-def _entered(block: FencedBlock, target: TargetT) -> Iterator[TargetT]:
-    with block.around(target):
-        yield target
+class _Fenced(Generic[TargetT]):
+    def __init__(self, target: TargetT, block: FencedBlock) -> None:
+        self._target = target
+        self._block = block
+
+    def __enter__(self) -> TargetT:
+        self._block.enter()
+        return self._target
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.leave(error)
+
+
+class _AsyncFenced(Generic[AsyncTargetT]):
+    def __init__(self, target: AsyncTargetT, block: FencedBlock) -> None:
+        self._target = target
+        self._block = block
+
+    async def __aenter__(self) -> AsyncTargetT:
+        self._block.enter()
+        return self._target
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await greenlet_spawn(self._block.leave, error)

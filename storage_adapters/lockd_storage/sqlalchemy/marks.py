@@ -1,7 +1,8 @@
 """What `SqlFence` needs from a database, and the reading of marks that is alike in all of them."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum, auto
+from typing import ClassVar, Literal, Protocol
 
 from sqlalchemy import Connection, Engine, bindparam, select
 from sqlalchemy.exc import DBAPIError
@@ -12,6 +13,9 @@ from lockd_storage.fencing import HeldLease, Mark
 from lockd_storage.tables import fence_marks
 
 INTERVAL_MS_MAX = 2**31 - 1
+
+Access = Literal["write", "read"]
+Check = Literal["early", "late"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +35,57 @@ class Bounds:
     statement_ms: int
 
 
+class Symptom(Enum):
+    """What a database's error says of the fence around it."""
+
+    STOOD_STILL = auto()
+    """The server ended the transaction because it was idle for too long."""
+    TOO_SLOW = auto()
+    """A statement ran into its time limit, or was cancelled."""
+    READ_ONLY = auto()
+    """A write in a transaction that may only read, or a mark asked for in one (a replica)."""
+
+
 class MarkStore(Protocol):
-    """The two verbs in one SQL dialect."""
+    """The verbs in one SQL dialect.
+
+    Written for blocking drivers. Behind an asyncio engine the same code runs in SQLAlchemy's
+    greenlet, with the engine's blocking face; what must run beside it goes through `beside`.
+    """
+
+    adapter: ClassVar[str]
+    """Its label in the metrics of rejects: "postgresql"."""
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """Raise the mark in a committed transaction of its own. Raises as `FencePort.install`."""
         ...
 
     def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:
-        """As the first step of a transaction: compare, and hold the mark until the transaction ends.
+        """Compare, hold the mark until the transaction ends, and bound the transaction.
 
-        Raises StaleToken, NotInstalled, WrongCluster.
+        It is the transaction's first step, or its last with a late check. With several grants it is
+        called once for each, sorted by resource. Raises StaleToken, NotInstalled, WrongCluster.
         """
+        ...
+
+    def bound(self, connection: Connection, bounds: Bounds) -> None:
+        """Bound a transaction that begins here and is checked late. Nothing, where that can't be done."""
+        ...
+
+    def read(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:
+        """As `begin`, for a transaction that will only read: several of them share the mark."""
+        ...
+
+    def forbid_writes(self, connection: Connection) -> None:
+        """Let this transaction, whose marks have been compared, only read from here on."""
+        ...
+
+    def allow_writes(self, connection: Connection) -> None:
+        """Undo what `forbid_writes` left on the connection, as its transaction is about to end."""
+        ...
+
+    def symptom(self, error: DBAPIError) -> Symptom | None:
+        """What a database error means for the transaction's fence, or None."""
         ...
 
 

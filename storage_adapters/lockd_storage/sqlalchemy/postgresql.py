@@ -1,26 +1,40 @@
 """The two verbs on PostgreSQL: functions in the database, called as SAFETY S3 to S5 say."""
 
 import re
-from threading import Event, Thread
+from typing import ClassVar
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lockd.errors import LockdError, OutcomeUnknown, StaleToken, Unavailable
-from lockd_storage.errors import NotInstalled, WrongCluster, WrongLock
+from lockd_storage.errors import NotFenceable, NotInstalled, WrongCluster, WrongLock
 from lockd_storage.fencing import Mark
-from lockd_storage.sqlalchemy.marks import Bounds, Grant, milliseconds, no_store
+from lockd_storage.sqlalchemy.beside import Beside, Pause, run_beside
+from lockd_storage.sqlalchemy.driver import driver_row
+from lockd_storage.sqlalchemy.marks import Bounds, Grant, Symptom, milliseconds, no_store
+from lockd_storage.sqlalchemy.one_trip import begin_and_call
 
 SERIALIZATION_FAILURE = "40001"
-IDLE_TIMEOUT = "25P03"
 CANCELED = "57014"
+READ_ONLY = "25006"
+SYMPTOMS = {
+    "25P03": Symptom.STOOD_STILL,
+    "25P04": Symptom.STOOD_STILL,  # transaction_timeout, which somebody set: PostgreSQL 17 and later
+    CANCELED: Symptom.TOO_SLOW,
+    READ_ONLY: Symptom.READ_ONLY,
+}
 
 # How long an install that ends its blockers may take to get through.
 ENDING_SECONDS = 5.0
 BLOCKER_POLL_SECONDS = 0.02
 
 _INSTALL = text("SELECT lockd_fence_install(:resource, :lock, :fence)")
-_BEGIN = text("SELECT lockd_fence_begin(:resource, :fence, :idle_ms, :statement_ms)")
+_BEGIN = "lockd_fence_begin"
+# A limit that is already tighter stays, as in lockd_fence_begin.
+_BOUND = text(
+    "SELECT set_config(name, :ms, true) FROM pg_settings"
+    " WHERE name = :name AND setting::numeric NOT BETWEEN 1 AND :limit"
+)
 _PREPARE_INSTALL = text(
     # Not lock_timeout: it counts anew for each sharer waited for, so overlapping ones outlast it.
     "SELECT pg_backend_pid(), set_config('lock_timeout', '0', true),"
@@ -35,6 +49,8 @@ _MARK_IN_TEXT = re.compile(r"mark (\d+)$", re.MULTILINE)
 
 class PostgresMarks:
     """See `MarkStore`."""
+
+    adapter: ClassVar[str] = "postgresql"
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """See `MarkStore.install`.
@@ -69,6 +85,29 @@ class PostgresMarks:
             _begin(connection, grant, bounds)
             raise
 
+    def bound(self, connection: Connection, bounds: Bounds) -> None:
+        """See `MarkStore.bound`."""
+        for name, limit_ms in (
+            ("idle_in_transaction_session_timeout", bounds.idle_ms),
+            ("statement_timeout", bounds.statement_ms),
+        ):
+            connection.execute(_BOUND, {"name": name, "ms": str(limit_ms), "limit": limit_ms})
+
+    def read(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:
+        """See `MarkStore.read`: the lock on the mark is one that is shared anyway."""
+        self.begin(connection, grant, bounds)
+
+    def forbid_writes(self, connection: Connection) -> None:
+        """See `MarkStore.forbid_writes`. Only now: FOR SHARE is a write for a READ ONLY transaction."""
+        driver_row(connection, "SET TRANSACTION READ ONLY")
+
+    def allow_writes(self, connection: Connection) -> None:
+        """See `MarkStore.allow_writes`: the setting ends with its transaction."""
+
+    def symptom(self, error: DBAPIError) -> Symptom | None:
+        """See `MarkStore.symptom`."""
+        return SYMPTOMS.get(sqlstate(error))
+
 
 def sqlstate(error: DBAPIError) -> str:
     """The SQLSTATE, or "" where the driver or the failure has none."""
@@ -76,38 +115,31 @@ def sqlstate(error: DBAPIError) -> str:
 
 
 class _Blockers:
-    """Ends the sessions that one waiting backend waits for, from a thread and connection of its own."""
+    """Ends the sessions that one waiting backend waits for, beside it and on a second connection."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._done = Event()
         self._failure = "older transactions did not end"
-        self._thread: Thread | None = None
 
-    def end_for(self, waiting_pid: int) -> None:
-        """Start ending whatever blocks that backend, until `stop()`."""
-        self._thread = Thread(target=self._run, args=(waiting_pid,), name="lockd-install", daemon=True)
-        self._thread.start()
+    def end_for(self, waiting_pid: int) -> Beside:
+        """Start ending whatever blocks that backend, until stopped."""
 
-    def stop(self) -> None:
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join()
+        def work(pause: Pause) -> None:
+            try:
+                with self._engine.connect() as connection:
+                    while pause(BLOCKER_POLL_SECONDS):
+                        connection.execute(_END_BLOCKERS, {"pid": waiting_pid})
+                        connection.rollback()
+            except DBAPIError as error:  # told by report(): the role may lack pg_signal_backend
+                self._failure = str(error.orig)
+            except SQLAlchemyError as error:  # and so is a pool that has no second connection to give
+                self._failure = str(error)
+
+        return run_beside(self._engine, work)
 
     def report(self) -> str:
         """Why the blockers are still there, for the error's text."""
         return self._failure
-
-    def _run(self, waiting_pid: int) -> None:
-        try:
-            with self._engine.connect() as connection:
-                while not self._done.wait(BLOCKER_POLL_SECONDS):
-                    connection.execute(_END_BLOCKERS, {"pid": waiting_pid})
-                    connection.rollback()
-        except DBAPIError as error:  # told by report(): the role may lack pg_signal_backend
-            self._failure = str(error.orig)
-        except SQLAlchemyError as error:  # and so is a pool that has no second connection to give
-            self._failure = str(error)
 
 
 def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blockers | None) -> bool:
@@ -115,8 +147,7 @@ def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blocker
     with engine.connect() as opened:
         connection = opened.execution_options(isolation_level="READ COMMITTED")
         pid = connection.scalar(_PREPARE_INSTALL, {"timeout_ms": str(milliseconds(timeout))})
-        if blockers is not None:
-            blockers.end_for(pid)
+        ending = None if blockers is None else blockers.end_for(pid)
         try:
             connection.execute(
                 _INSTALL, {"resource": grant.resource, "lock": grant.lease.lock, "fence": str(grant.fence)}
@@ -129,8 +160,8 @@ def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blocker
                 raise
             raise refusal from error
         finally:
-            if blockers is not None:
-                blockers.stop()
+            if ending is not None:
+                ending.stop()
         try:
             connection.commit()
         except DBAPIError as error:
@@ -143,16 +174,13 @@ def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blocker
 
 
 def _begin(connection: Connection, grant: Grant, bounds: Bounds) -> None:
+    parameters = (grant.resource, str(grant.fence), bounds.idle_ms, bounds.statement_ms)
     try:
-        connection.execute(
-            _BEGIN,
-            {
-                "resource": grant.resource,
-                "fence": str(grant.fence),
-                "idle_ms": bounds.idle_ms,
-                "statement_ms": bounds.statement_ms,
-            },
-        )
+        if not begin_and_call(connection, _BEGIN, parameters):
+            places = (
+                "$1, $2, $3, $4" if connection.dialect.paramstyle == "numeric_dollar" else "%s, %s, %s, %s"
+            )
+            driver_row(connection, f"SELECT {_BEGIN}({places})", parameters)
     except DBAPIError as error:
         refusal = _refusal(error, grant)
         if refusal is None:
@@ -174,6 +202,11 @@ def _refusal(error: DBAPIError, grant: Grant) -> LockdError | None:
             return WrongCluster(words, resource=grant.resource)
         case "LF004":
             return WrongLock(words, resource=grant.resource)
+        case "25006":
+            return NotFenceable(
+                "a fence's mark can't be held in a database that only reads, such as a replica, nor in a"
+                f' transaction begun READ ONLY: use the primary, and access="read" to read ({error.orig})'
+            )
         case "42883" | "42P01":  # undefined function, undefined table
             return no_store(grant.resource, error)
     return None

@@ -3,20 +3,26 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import ClassVar, cast
 
 from sqlalchemy import Connection, Engine, func, insert, update
 from sqlalchemy.exc import DBAPIError
 
 from lockd.errors import Unavailable
+from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
 from lockd_storage.fencing import Mark, judge_install, judge_write
+from lockd_storage.sqlalchemy.driver import driver_row
 from lockd_storage.sqlalchemy.floor import read_floor
-from lockd_storage.sqlalchemy.marks import Bounds, Grant, milliseconds, no_store, read_mark
+from lockd_storage.sqlalchemy.marks import Bounds, Grant, Symptom, milliseconds, no_store, read_mark
 from lockd_storage.tables import fence_marks
+
+_COMPARE = "SELECT lock, cluster, incarnation, token FROM lockd_fence WHERE resource = ?"
 
 
 class SqliteMarks:
     """See `MarkStore`. `Bounds` can't be kept: nothing here ends a process that is paused."""
+
+    adapter: ClassVar[str] = "sqlite"
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """See `MarkStore.install`."""
@@ -35,14 +41,47 @@ class SqliteMarks:
 
     def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:  # noqa: ARG002
         """See `MarkStore.begin`."""
-        try:
-            _take_write_lock(connection)
-            mark = read_mark(connection, grant.resource)
-        except DBAPIError as error:
-            if _is_missing_table(error):
-                raise no_store(grant.resource, error) from error
-            raise
-        judge_write(mark, resource=grant.resource, fence=grant.fence)
+        _take_write_lock(connection)
+        _compare(connection, grant)
+
+    def bound(self, connection: Connection, bounds: Bounds) -> None:
+        """See `MarkStore.bound`."""
+
+    def read(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:  # noqa: ARG002
+        """See `MarkStore.read`.
+
+        The transaction reads one state of the database, in which the mark is this one. An install
+        waits for it, unless there is a write-ahead log.
+        """
+        if not _driver(connection).in_transaction:
+            driver_row(connection, "BEGIN")
+        _compare(connection, grant)
+
+    def forbid_writes(self, connection: Connection) -> None:
+        """See `MarkStore.forbid_writes`."""
+        driver_row(connection, "PRAGMA query_only = 1")
+
+    def allow_writes(self, connection: Connection) -> None:
+        """See `MarkStore.allow_writes`: the setting is the connection's, which outlives its transaction."""
+        driver_row(connection, "PRAGMA query_only = 0")
+
+    def symptom(self, error: DBAPIError) -> Symptom | None:
+        """See `MarkStore.symptom`."""
+        return Symptom.READ_ONLY if _errorname(error).startswith("SQLITE_READONLY") else None
+
+
+def _compare(connection: Connection, grant: Grant) -> None:
+    try:
+        row = driver_row(connection, _COMPARE, (grant.resource,))
+    except DBAPIError as error:
+        if _is_missing_table(error):
+            raise no_store(grant.resource, error) from error
+        raise
+    mark = None
+    if row is not None:
+        fence = Fence(ClusterId(row[1]), Incarnation(row[2]), FencingToken(row[3]))
+        mark = Mark(grant.resource, row[0], fence)
+    judge_write(mark, resource=grant.resource, fence=grant.fence)
 
 
 def _install(connection: Connection, grant: Grant) -> Mark:
@@ -88,15 +127,23 @@ def _take_write_lock(connection: Connection) -> None:
     recipe has begun, but deferred: there, an update of no row takes the lock. Both wait as long as
     the connection's busy timeout says.
     """
-    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
-    if driver.in_transaction:
-        connection.exec_driver_sql("UPDATE lockd_fence SET token = token WHERE 0")
+    if _driver(connection).in_transaction:
+        driver_row(connection, "UPDATE lockd_fence SET token = token WHERE 0")
     else:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        driver_row(connection, "BEGIN IMMEDIATE")
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    # aiosqlite's connection tells in_transaction as well, and at once.
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
 
 
 def _is_busy(error: DBAPIError) -> bool:
-    return str(getattr(error.orig, "sqlite_errorname", "")).startswith("SQLITE_BUSY")
+    return _errorname(error).startswith("SQLITE_BUSY")
+
+
+def _errorname(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlite_errorname", ""))
 
 
 def _is_missing_table(error: DBAPIError) -> bool:
