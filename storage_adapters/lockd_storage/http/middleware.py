@@ -32,7 +32,10 @@ class FenceMiddleware:
     `lockd_storage.http.problems`. An error about something that the request didn't present, such as a
     stale lease of the service itself, is passed on to the framework.
 
-    `seconds` is a request's time, see `PresentedLease`. Pure ASGI, for Starlette, FastAPI and others.
+    `seconds` is a request's time, see `PresentedLease`. Pure ASGI, for Starlette, FastAPI and others. Add it
+    with `add_middleware`: wrapped around a whole Starlette application it comes too late, since that
+    answers every error with a 500 first.
+
     Django under ASGI gets the header read (`request.scope["state"]["fences"]`) and requests without one
     refused; what a view raises it answers itself, so return `problem_of(error, kind_of(error))` from a
     `process_exception` there. WSGI applications are not covered.
