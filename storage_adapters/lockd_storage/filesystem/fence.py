@@ -6,7 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lockd.errors import Unavailable
-from lockd.ids import TOKEN_MAX
+from lockd.ids import TOKEN_MAX, ClusterId
+from lockd_storage.errors import WrongCluster
 from lockd_storage.fencing import (
     INSTALL_SECONDS,
     Floor,
@@ -118,24 +119,30 @@ class FileFence:
         """The marks of all resources that begin so, by resource. Raises CorruptData."""
         return [mark for mark in self._folder.marks() if mark.resource.startswith(prefix)]
 
-    def floor(self) -> int:
-        """The token at or under which nothing is installed or written here; 0 until it was raised."""
+    def floor(self) -> Floor:
+        """What is not installed here whatever the marks say; nothing at or under it is written either."""
         return self._folder.read_floor()
 
-    def raise_floor(self, token: int, *, timeout: float = INSTALL_SECONDS) -> list[Mark]:
+    def raise_floor(
+        self, token: int, *, cluster: ClusterId | None = None, timeout: float = INSTALL_SECONDS
+    ) -> list[Mark]:
         """Shut out all tokens up to this one, for good: the step after files were restored (SAFETY S2).
 
         The marks at or under it are removed, and returned. On return no write under them becomes visible
-        any more; a holder that still lives has to acquire again. A floor is never lowered. Raises
-        ValueError for what is no token, Unavailable as `install` does: call it again.
+        any more; a holder that still lives has to acquire again. A floor is never lowered. With `cluster`
+        no lease of another is installed from here on. Raises ValueError for what is no token, WrongCluster
+        when the floor is of another, Unavailable as `install` does: call it again.
         """
         if not 1 <= token <= TOKEN_MAX:
             raise ValueError(f"a token is between 1 and 2**53-1, not {token}")
         give_up_at = time.monotonic() + timeout
         self._folder.make()
         with locked(self._folder.marks_lock_path, Holding.EXCLUSIVE, give_up_at=give_up_at):
-            floor = max(token, self._folder.read_floor())
-            below = [mark for mark in self._folder.marks() if mark.token <= floor]
+            before = self._folder.read_floor()
+            if cluster is not None and before.cluster not in (None, cluster):
+                raise WrongCluster(f"this directory belongs to cluster {before.cluster}", resource="")
+            floor = Floor(max(token, before.token), cluster or before.cluster)
+            below = [mark for mark in self._folder.marks() if mark.token <= floor.token]
             with explained(self._folder.path):
                 self._folder.write_floor(floor)  # from here on their writes are refused, marks or not
                 for mark in below:
@@ -147,7 +154,7 @@ class FileFence:
     def _standing(self, resource: str) -> Mark | None:
         """The mark under which may be written: none at or under the floor counts (SAFETY S2)."""
         mark = self._folder.read_mark(resource)
-        return None if mark is None or mark.token <= self._folder.read_floor() else mark
+        return None if mark is None or mark.token <= self._folder.read_floor().token else mark
 
     @contextmanager
     def _turn(self, lease: HeldLease, resource: str) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 For a resource there are `NAME.lock`, which whoever writes holds; `NAME.mark`; `NAME.staged`, files of
 a block that is under way; and `NAME.commit`, the list of changes while several of them happen. For all
-of them there are `marks.lock`, held for the instant in which a mark or the floor moves, and `floor`. A
+of them there are `MARKS.lock`, held for the instant in which a mark or the floor moves, and `FLOOR`. A
 lock file is never removed: two processes could then each hold a lock on a file of that name.
 """
 
@@ -19,7 +19,7 @@ import msgspec
 
 from lockd.errors import CorruptData, Unavailable
 from lockd_storage.errors import NotFenceable
-from lockd_storage.fencing import Mark
+from lockd_storage.fencing import Floor, Mark
 from lockd_storage.records import MarkRecord, plain_name, read_mark_record
 
 FOLDER = ".lockd"
@@ -39,12 +39,6 @@ class Holding(IntEnum):
 
     SHARED = fcntl.LOCK_SH
     EXCLUSIVE = fcntl.LOCK_EX
-
-
-class Floor(msgspec.Struct, frozen=True):
-    """The token at or under which nothing is installed, and nothing written any more."""
-
-    token: int = 0
 
 
 class FenceFolder:
@@ -108,19 +102,19 @@ class FenceFolder:
                 found.append(read_mark_record(text, where=str(path)))
         return sorted(found, key=lambda mark: mark.resource)
 
-    def read_floor(self) -> int:
+    def read_floor(self) -> Floor:
         text = _read(self.floor_path)
         if text is None:
-            return 0
+            return Floor()
         try:
-            return msgspec.json.decode(text, type=Floor).token
+            return msgspec.json.decode(text, type=Floor)
         except msgspec.DecodeError as error:
             raise CorruptData(
                 f"{self.floor_path} is not the floor of a fence ({error}): put it back from a copy"
             ) from error
 
-    def write_floor(self, token: int) -> None:
-        replace_durably(self.floor_path, msgspec.json.encode(Floor(token)))
+    def write_floor(self, floor: Floor) -> None:
+        replace_durably(self.floor_path, msgspec.json.encode(floor))
 
     def _mark_path(self, resource: str) -> Path:
         return self.path / f"{plain_name(resource)}.mark"
