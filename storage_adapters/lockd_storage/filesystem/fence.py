@@ -58,7 +58,7 @@ class FileFence:
             with locked(self._folder.marks_lock_path, Holding.EXCLUSIVE, give_up_at=give_up_at):
                 before = self._folder.read_mark(name)
                 floor = self._folder.read_floor()
-                mark = judge_install(before, floor=Floor(floor), resource=name, lock=lease.lock, fence=fence)
+                mark = judge_install(before, floor=floor, resource=name, lock=lease.lock, fence=fence)
                 if mark != before:
                     with explained(self._folder.path):
                         self._folder.write_mark(mark)
