@@ -7,6 +7,7 @@ import pytest
 
 from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
 from tests.servers.valkey import Program, ValkeyServer, running_valkey
+from tests.storage.http_store import HttpStore, Sites, running_sites, store_behind_http
 from tests.storage.redis_stores import RedisStore, async_redis_store, redis_store
 from tests.storage.stores import FileStore, MemoryStore, SqlStore, Store, sql_store, sqlite_url
 
@@ -29,6 +30,12 @@ def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
     """The URL of an empty MariaDB database, for this test alone."""
     with mariadb_server.fresh_database() as url:
         yield url
+
+
+@pytest.fixture
+def mariadb_store(mariadb_url: str) -> Iterator[SqlStore]:
+    with sql_store(mariadb_url) as store:
+        yield store
 
 
 @pytest.fixture
@@ -80,8 +87,29 @@ def redis6_async_store(redis6_server: ValkeyServer) -> Iterator[RedisStore]:
         yield store
 
 
+@pytest.fixture(scope="session")
+def sites() -> Iterator[Sites]:
+    """One real web server for each test process."""
+    with running_sites() as found:
+        yield found
+
+
+@pytest.fixture
+def http_store(sites: Sites) -> Iterator[HttpStore]:
+    with store_behind_http(sites, MemoryStore()) as store:
+        yield store
+
+
+@pytest.fixture
+def http_sqlite_store(sites: Sites, sqlite_store: SqlStore) -> Iterator[HttpStore]:
+    with store_behind_http(sites, sqlite_store) as store:
+        yield store
+
+
 POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
-SQL_STORES = ("sqlite", POSTGRES)
+MARIADB = pytest.param("mariadb", marks=pytest.mark.mariadb)
+SQL_STORES = ("sqlite", POSTGRES, MARIADB)
+HTTP_STORES = ("http", "http_sqlite")
 REDIS_STORES = tuple(
     pytest.param(name, marks=pytest.mark.valkey)
     for name in ("valkey", "valkey_async", "redis6", "redis6_async")
@@ -95,7 +123,7 @@ def sql(request: pytest.FixtureRequest) -> SqlStore:
     return store
 
 
-@pytest.fixture(params=("memory", "file", *SQL_STORES, *REDIS_STORES))
+@pytest.fixture(params=("memory", "file", *SQL_STORES, *REDIS_STORES, *HTTP_STORES))
 def store(request: pytest.FixtureRequest) -> Store:
     return _store(request)
 
@@ -106,13 +134,13 @@ def holding_store(request: pytest.FixtureRequest) -> Store:
     return _store(request)
 
 
-@pytest.fixture(params=REDIS_STORES)
+@pytest.fixture(params=(*REDIS_STORES, *HTTP_STORES))
 def sending_store(request: pytest.FixtureRequest) -> Store:
     """The stores that are sent a write when it is complete, and check it then."""
     return _store(request)
 
 
-@pytest.fixture(params=("memory", POSTGRES, *REDIS_STORES))
+@pytest.fixture(params=("memory", POSTGRES, MARIADB, *REDIS_STORES, "http"))
 def sharing_store(request: pytest.FixtureRequest) -> Store:
     """The stores that let several holders of one token write at once; SQLite and files have one writer."""
     return _store(request)

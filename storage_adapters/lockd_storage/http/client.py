@@ -12,6 +12,7 @@ been applied. Other libraries present a lease with `fencing_header(lease)`.
 """
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from lockd_storage.fencing import (
     HeldLease,
     Mark,
     check_deadline,
+    judge_write,
     presented_fence,
     resource_of,
     writing_fence,
@@ -115,7 +117,7 @@ class HttpFence:
 
     def calls(self, lease: HeldLease, resource: str | None = None) -> "Calls":
         """Requests to the service that present the lease."""
-        return Calls(self._client, lease, resource)
+        return Calls(self, self._client, lease, resource)
 
 
 class AsyncHttpFence:
@@ -155,7 +157,7 @@ class AsyncHttpFence:
 
     def calls(self, lease: HeldLease, resource: str | None = None) -> "AsyncCalls":
         """Requests to the service that present the lease."""
-        return AsyncCalls(self._client, lease, resource)
+        return AsyncCalls(self, self._client, lease, resource)
 
 
 class _Tries:
@@ -169,8 +171,19 @@ class _Tries:
         self.resource = resource_of(lease, resource)
         self._lease = lease
         self._unknown: set[tuple[str, str]] = set()
-        writing_fence(lease, resource=self.resource, cluster=None)
+        with told(ADAPTER, self.resource):
+            self._fence = writing_fence(lease, resource=self.resource, cluster=None)
         self.auth = FencingAuth(lease, self.resource)
+
+    def is_late(self) -> bool:
+        """Whether the lease may not be relied on any more."""
+        return self._lease.remaining() <= 0
+
+    def late(self, mark: Mark | None) -> NoReturn:
+        """Raise what a late holder must know: who is newer, or that its time is over."""
+        judge_write(mark, resource=self.resource, fence=self._fence)
+        check_deadline(self._lease)
+        raise AssertionError("a lease that has ended doesn't begin again")
 
     def unreplied(self, request: httpx.Request, error: httpx.TransportError) -> NoReturn:
         """Raise what a request without a reply means."""
@@ -201,19 +214,26 @@ class _Tries:
 class Calls:
     """Requests that present one lease. `send` takes what `httpx.Client.request` takes, but for `auth`."""
 
-    def __init__(self, client: httpx.Client, lease: HeldLease, resource: str | None) -> None:
+    def __init__(
+        self, fence: HttpFence, client: httpx.Client, lease: HeldLease, resource: str | None
+    ) -> None:
+        self._fence = fence
         self._client = client
         self._tries = _Tries(lease, resource)
 
     def send(self, method: str, url: str, **options: Any) -> httpx.Response:
         """The service's reply, when that is no refusal by the fence. A 404 or 422 is returned.
 
-        Raises, beside what the service refused: LeaseLost before sending, when the lease's deadline has
-        passed; Unavailable when the service wasn't reached; OutcomeUnknown when it was, and no reply
-        came. After that, a repeat that is refused as stale is OutcomeUnknown as well: whether the first
-        try was applied can only be seen from what the service has stored.
+        Raises, beside what the service refused: LeaseLost, with nothing sent, when the lease's deadline has
+        passed (StaleToken, if someone newer has come); Unavailable when the service wasn't reached;
+        OutcomeUnknown when it was, and no reply came. After that, a repeat that is refused as stale is
+        OutcomeUnknown as well: whether the first try was applied can only be seen from what the service
+        has stored.
         """
         with told(ADAPTER, self._tries.resource):
+            if self._tries.is_late():
+                with suppress(Unavailable):
+                    self._tries.late(self._fence.mark(self._tries.resource))
             request = self._client.build_request(method, url, **options)
             try:
                 response = self._client.send(request, auth=self._tries.auth)
@@ -225,13 +245,19 @@ class Calls:
 class AsyncCalls:
     """As Calls, with an httpx.AsyncClient."""
 
-    def __init__(self, client: httpx.AsyncClient, lease: HeldLease, resource: str | None) -> None:
+    def __init__(
+        self, fence: AsyncHttpFence, client: httpx.AsyncClient, lease: HeldLease, resource: str | None
+    ) -> None:
+        self._fence = fence
         self._client = client
         self._tries = _Tries(lease, resource)
 
     async def send(self, method: str, url: str, **options: Any) -> httpx.Response:
         """See `Calls.send`."""
         with told(ADAPTER, self._tries.resource):
+            if self._tries.is_late():
+                with suppress(Unavailable):
+                    self._tries.late(await self._fence.mark(self._tries.resource))
             request = self._client.build_request(method, url, **options)
             try:
                 response = await self._client.send(request, auth=self._tries.auth)
