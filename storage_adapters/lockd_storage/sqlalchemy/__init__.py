@@ -32,6 +32,6 @@ try:
 except ImportError as error:
     raise ImportError('lockd_storage.sqlalchemy needs SQLAlchemy: pip install "lockd[sqlalchemy]"') from error
 
-from lockd_storage.sqlalchemy.fence import SqlFence, fenced
+from lockd_storage.sqlalchemy.fence import AsyncSqlFence, SqlFence, fenced
 
-__all__ = ["SqlFence", "fenced"]
+__all__ = ["AsyncSqlFence", "SqlFence", "fenced"]

@@ -29,30 +29,23 @@ from lockd_storage.rejects import told
 from lockd_storage.sqlalchemy.block import FencedBlock
 from lockd_storage.sqlalchemy.held import HeldMarks
 from lockd_storage.sqlalchemy.marks import Access, Check, Grant, MarkStore, read_mark
+from lockd_storage.sqlalchemy.mysql import MysqlMarks
 from lockd_storage.sqlalchemy.postgresql import PostgresMarks
 from lockd_storage.sqlalchemy.sqlite import SqliteMarks
 
-STORES: dict[str, type[MarkStore]] = {"postgresql": PostgresMarks, "sqlite": SqliteMarks}
+STORES: dict[str, type[MarkStore]] = {
+    "mariadb": MysqlMarks,
+    "mysql": MysqlMarks,
+    "postgresql": PostgresMarks,
+    "sqlite": SqliteMarks,
+}
 
 TargetT = TypeVar("TargetT", bound=Session | Connection)
 AsyncTargetT = TypeVar("AsyncTargetT", bound=AsyncSession | AsyncConnection)
 
 
-class SqlFence:
-    """The marks in one database. A `FencePort`; cheap to make, safe to share between threads.
-
-    `cluster` pins the lockd cluster whose leases are taken; without it the first install of each
-    resource does. Of an AsyncEngine it makes an AsyncSqlFence. Raises NotFenceable for a database
-    that this version can't fence.
-    """
-
-    @overload
-    def __new__(cls, engine: Engine, *, cluster: str | None = None) -> "SqlFence": ...
-    @overload
-    def __new__(cls, engine: AsyncEngine, *, cluster: str | None = None) -> "AsyncSqlFence": ...
-    def __new__(cls, engine: Engine | AsyncEngine, *, cluster: str | None = None) -> "SqlFence":  # noqa: ARG004
-        """An AsyncSqlFence for an AsyncEngine."""
-        return super().__new__(AsyncSqlFence if isinstance(engine, AsyncEngine) else cls)
+class FencedDatabase:
+    """What SqlFence and AsyncSqlFence know: the database, its dialect's verbs, the pinned cluster."""
 
     def __init__(self, engine: Engine | AsyncEngine, *, cluster: str | None = None) -> None:
         self._engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
@@ -61,32 +54,6 @@ class SqlFence:
             raise NotFenceable(f"SqlFence knows {', '.join(sorted(STORES))}, not {name}")
         self._cluster = cluster
         self._store = STORES[name]()
-
-    def install(
-        self, lease: HeldLease, resource: str | None = None, *, timeout: float = INSTALL_SECONDS
-    ) -> Mark:
-        """Make the lease's token the mark of `resource`. See `FencePort.install`.
-
-        Call it right after acquiring and before reading: rows read earlier may still be changed
-        by the previous holder. On PostgreSQL its transactions that have not ended after `timeout`
-        seconds are ended by the server; that needs the same role, or pg_signal_backend.
-        """
-        name = resource_of(lease, resource)
-        with told(self._store.adapter, name):
-            check_deadline(lease)
-            fence = presented_fence(lease, resource=name, cluster=self._cluster)
-            return self._store.install(self._engine, Grant(lease, name, fence), timeout=timeout)
-
-    def mark(self, resource: str) -> Mark | None:
-        """See `FencePort.mark`."""
-        with self._engine.connect() as connection:
-            return read_mark(connection, resource)
-
-    @contextmanager
-    def write(self, lease: HeldLease, resource: str | None = None) -> Iterator[Connection]:
-        """A fenced Connection of the fence's own engine, committed and closed at the end."""
-        with self._engine.connect() as connection, fenced(connection, self, lease, resource=resource):
-            yield connection
 
     def condition(
         self,
@@ -121,6 +88,49 @@ class SqlFence:
         allowed = writing_fence if access == "write" else presented_fence
         with told(self._store.adapter, name):
             return Grant(lease, name, allowed(lease, resource=name, cluster=self._cluster))
+
+
+class SqlFence(FencedDatabase):
+    """The marks in one database. A `FencePort`; cheap to make, safe to share between threads.
+
+    `cluster` pins the lockd cluster whose leases are taken; without it the first install of each
+    resource does. Of an AsyncEngine it makes an AsyncSqlFence. Raises NotFenceable for a database
+    that this version can't fence.
+    """
+
+    @overload
+    def __new__(cls, engine: Engine, *, cluster: str | None = None) -> "SqlFence": ...
+    @overload
+    def __new__(cls, engine: AsyncEngine, *, cluster: str | None = None) -> "AsyncSqlFence": ...
+    def __new__(cls, engine: Engine | AsyncEngine, *, cluster: str | None = None) -> "SqlFence":  # noqa: ARG004
+        """An AsyncSqlFence for an AsyncEngine."""
+        return super().__new__(AsyncSqlFence if isinstance(engine, AsyncEngine) else cls)
+
+    def install(
+        self, lease: HeldLease, resource: str | None = None, *, timeout: float = INSTALL_SECONDS
+    ) -> Mark:
+        """Make the lease's token the mark of `resource`. See `FencePort.install`.
+
+        Call it right after acquiring and before reading: rows read earlier may still be changed
+        by the previous holder. On PostgreSQL its transactions that have not ended after `timeout`
+        seconds are ended by the server; that needs the same role, or pg_signal_backend.
+        """
+        name = resource_of(lease, resource)
+        with told(self._store.adapter, name):
+            check_deadline(lease)
+            fence = presented_fence(lease, resource=name, cluster=self._cluster)
+            return self._store.install(self._engine, Grant(lease, name, fence), timeout=timeout)
+
+    def mark(self, resource: str) -> Mark | None:
+        """See `FencePort.mark`."""
+        with self._engine.connect() as connection:
+            return read_mark(connection, resource)
+
+    @contextmanager
+    def write(self, lease: HeldLease, resource: str | None = None) -> Iterator[Connection]:
+        """A fenced Connection of the fence's own engine, committed and closed at the end."""
+        with self._engine.connect() as connection, fenced(connection, self, lease, resource=resource):
+            yield connection
 
 
 class AsyncSqlFence(SqlFence):

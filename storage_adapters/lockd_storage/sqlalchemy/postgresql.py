@@ -60,7 +60,7 @@ class PostgresMarks:
         """
         try:
             if not _install(engine, grant, timeout=timeout, blockers=None):
-                blockers = _Blockers(engine)
+                blockers = Blockers(engine)
                 if not _install(engine, grant, timeout=ENDING_SECONDS, blockers=blockers):
                     raise Unavailable(
                         f"install for resource {grant.resource!r} is blocked: {blockers.report()}"
@@ -114,7 +114,7 @@ def sqlstate(error: DBAPIError) -> str:
     return str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")
 
 
-class _Blockers:
+class Blockers:
     """Ends the sessions that one waiting backend waits for, beside it and on a second connection."""
 
     def __init__(self, engine: Engine) -> None:
@@ -142,7 +142,7 @@ class _Blockers:
         return self._failure
 
 
-def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: _Blockers | None) -> bool:
+def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: Blockers | None) -> bool:
     """Install in one committed READ COMMITTED transaction (SAFETY S4). False: blocked for `timeout` s."""
     with engine.connect() as opened:
         connection = opened.execution_options(isolation_level="READ COMMITTED")

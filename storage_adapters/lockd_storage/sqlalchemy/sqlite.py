@@ -26,7 +26,7 @@ class SqliteMarks:
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """See `MarkStore.install`."""
-        with engine.connect() as connection, _busy_timeout(connection, timeout):
+        with engine.connect() as connection, busy_timeout(connection, timeout):
             try:
                 with connection.begin():
                     return _install(connection, grant)
@@ -41,7 +41,7 @@ class SqliteMarks:
 
     def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:  # noqa: ARG002
         """See `MarkStore.begin`."""
-        _take_write_lock(connection)
+        take_write_lock(connection)
         _compare(connection, grant)
 
     def bound(self, connection: Connection, bounds: Bounds) -> None:
@@ -85,7 +85,7 @@ def _compare(connection: Connection, grant: Grant) -> None:
 
 
 def _install(connection: Connection, grant: Grant) -> Mark:
-    _take_write_lock(connection)
+    take_write_lock(connection)
     before = read_mark(connection, grant.resource)
     mark = judge_install(
         before,
@@ -109,7 +109,7 @@ def _install(connection: Connection, grant: Grant) -> Mark:
 
 
 @contextmanager
-def _busy_timeout(connection: Connection, seconds: float) -> Iterator[None]:
+def busy_timeout(connection: Connection, seconds: float) -> Iterator[None]:
     """Let this connection wait so long for another writer, and no longer than before afterwards."""
     before_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {milliseconds(seconds)}")
@@ -120,7 +120,7 @@ def _busy_timeout(connection: Connection, seconds: float) -> Iterator[None]:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {before_ms}")
 
 
-def _take_write_lock(connection: Connection) -> None:
+def take_write_lock(connection: Connection) -> None:
     """Make the transaction that begins here the database's one writer, whatever began it.
 
     pysqlite begins nothing until the first INSERT or UPDATE. An engine with SQLAlchemy's BEGIN
@@ -147,4 +147,4 @@ def _errorname(error: DBAPIError) -> str:
 
 
 def _is_missing_table(error: DBAPIError) -> bool:
-    return str(error.orig).startswith("no such table: lockd_fence")
+    return str(error.orig).startswith(("no such table: lockd_fence", "no such column: lockd_fence"))
