@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
+from tests.servers.moto import S3Server, running_moto
 from tests.servers.valkey import Program, ValkeyServer, running_valkey
 from tests.storage.http_store import HttpStore, Sites, running_sites, store_behind_http
 from tests.storage.redis_stores import RedisStore, async_redis_store, redis_store
+from tests.storage.s3_stores import S3Store
 from tests.storage.stores import FileStore, MemoryStore, SqlStore, Store, sql_store, sqlite_url
 
 
@@ -50,6 +52,20 @@ def file_store(tmp_path: Path) -> FileStore:
 
 
 @pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server, moto's, for each test process."""
+    with running_moto() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server) -> Iterator[S3Store]:
+    client = s3_server.client()
+    yield S3Store(s3_server.fresh_bucket(), client)
+    client.close()
+
+
+@pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
     """One real Valkey 9 for each test process."""
     with running_valkey(Program.VALKEY_9) as server:
@@ -61,6 +77,14 @@ def redis6_server() -> Iterator[ValkeyServer]:
     """One real Redis 6.2, for what older servers lack."""
     with running_valkey(Program.REDIS_6) as server:
         yield server
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.valkey) for name in ("valkey", "redis6")])
+def redis_server(request: pytest.FixtureRequest) -> ValkeyServer:
+    """The newest server and the oldest, emptied."""
+    server: ValkeyServer = request.getfixturevalue(f"{request.param}_server")
+    server.reset()
+    return server
 
 
 @pytest.fixture
@@ -123,7 +147,7 @@ def sql(request: pytest.FixtureRequest) -> SqlStore:
     return store
 
 
-@pytest.fixture(params=("memory", "file", *SQL_STORES, *REDIS_STORES, *HTTP_STORES))
+@pytest.fixture(params=("memory", "file", "s3", *SQL_STORES, *REDIS_STORES, *HTTP_STORES))
 def store(request: pytest.FixtureRequest) -> Store:
     return _store(request)
 
@@ -134,13 +158,13 @@ def holding_store(request: pytest.FixtureRequest) -> Store:
     return _store(request)
 
 
-@pytest.fixture(params=(*REDIS_STORES, *HTTP_STORES))
+@pytest.fixture(params=("s3", *REDIS_STORES, *HTTP_STORES))
 def sending_store(request: pytest.FixtureRequest) -> Store:
     """The stores that are sent a write when it is complete, and check it then."""
     return _store(request)
 
 
-@pytest.fixture(params=("memory", POSTGRES, MARIADB, *REDIS_STORES, "http"))
+@pytest.fixture(params=("memory", "s3", POSTGRES, MARIADB, *REDIS_STORES, "http"))
 def sharing_store(request: pytest.FixtureRequest) -> Store:
     """The stores that let several holders of one token write at once; SQLite and files have one writer."""
     return _store(request)
