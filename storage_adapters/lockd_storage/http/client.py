@@ -308,6 +308,8 @@ class _Routes:
             ) from None
 
     def _path(self, resource: str) -> str:
+        if "\n" in resource:  # Starlette's routes match a path to its first line break
+            raise ValueError(f"a resource in a path has no line break, as {resource[:40]!r} has")
         # A resource named "." or ".." would be a step in the path for what stands in between.
         return f"{self._prefix}/{quote(resource, safe='').replace('.', '%2E')}"
 
