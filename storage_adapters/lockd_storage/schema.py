@@ -16,6 +16,7 @@ MIGRATIONS = "lockd_migrations:"
 
 # Any number will do, if nobody else uses it: the first eight bytes of "lockd_migrations".
 ADVISORY_LOCK_KEY = int.from_bytes(b"lockd_mi")
+SESSION_LOCK = "lockd_migrations."
 
 
 def upgrade(bind: Engine | Connection, *, branch: str = "fence") -> None:
@@ -32,7 +33,12 @@ def upgrade(bind: Engine | Connection, *, branch: str = "fence") -> None:
         GRANT SELECT ON lockd_fence TO app;
         GRANT EXECUTE ON FUNCTION lockd_fence_install, lockd_fence_begin TO app;
 
-    Raises what SQLAlchemy and Alembic raise; then nothing was changed.
+    On MariaDB and MySQL each CREATE and ALTER commits by itself, and with it the caller's transaction;
+    an upgrade that was interrupted is ended by the next one. Another role needs
+
+        GRANT SELECT, INSERT, UPDATE ON lockd_fence TO app; GRANT SELECT ON lockd_fence_floor TO app;
+
+    Raises what SQLAlchemy and Alembic raise; then nothing was changed (but see MariaDB).
     """
     with _locked_transaction(bind) as connection:
         config = Config(attributes={"connection": connection})
@@ -44,17 +50,33 @@ def upgrade(bind: Engine | Connection, *, branch: str = "fence") -> None:
 def _locked_transaction(bind: Engine | Connection) -> Iterator[Connection]:
     """A transaction that lets no second upgrade look at the versions before it has ended."""
     if isinstance(bind, Engine):
-        with bind.begin() as connection:
-            _lock(connection)
+        with bind.connect() as connection, _locked_transaction(connection):
             yield connection
     elif bind.in_transaction():
         if bind.dialect.name == "postgresql":
             _lock(bind)
         yield bind
     else:
-        with bind.begin():
+        with _session_lock(bind), bind.begin():
             _lock(bind)
             yield bind
+
+
+@contextmanager
+def _session_lock(connection: Connection) -> Iterator[None]:
+    """On MariaDB and MySQL, where DDL ends the transaction and its locks, a lock of the session."""
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        yield
+        return
+    name = {"name": SESSION_LOCK}
+    if connection.scalar(text("SELECT GET_LOCK(CONCAT(:name, MD5(DATABASE())), 600)"), name) != 1:
+        raise TimeoutError("another process has been bringing lockd's tables up to date for ten minutes")
+    connection.rollback()
+    try:
+        yield
+    finally:
+        connection.execute(text("DO RELEASE_LOCK(CONCAT(:name, MD5(DATABASE())))"), name)
+        connection.rollback()
 
 
 def _lock(connection: Connection) -> None:
