@@ -11,9 +11,9 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, event, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, select, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session
 
 from lockd.errors import OutcomeUnknown
 from lockd_scheduler.errors import AttemptFenced
@@ -21,6 +21,7 @@ from lockd_scheduler.mandates import Claimed
 from lockd_scheduler.policies import Policy
 from lockd_scheduler.runs import State, after_attempt
 from lockd_scheduler.tables import attempt, run
+from lockd_storage.sqlalchemy.block import FencedBlock
 
 ERROR_CHARACTERS_MAX = 8_000
 FENCED_IDLE_SECONDS = 60.0
@@ -119,27 +120,40 @@ class Attempts:
         commit was lost.
         """
 
-        def guard(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-            try:
-                _guard_attempt(connection, started, idle)
-            except BaseException:
-                # The session has the connection already and won't call us for it again: a body that
-                # swallows the error must find it unusable until it has rolled back.
-                connection.invalidate()
-                raise
-
-        with Session(self.engine) as session:
-            event.listen(session, "after_begin", guard)
+        held = _HeldAttempt(started, idle)
+        with Session(self.engine) as session, FencedBlock(session, held).around():
             session.connection()
             yield session
             session.flush()
             _succeed(session.connection(), started, policy, now())
-            try:
-                session.commit()
-            except DBAPIError as lost:
-                if not lost.connection_invalidated:
-                    raise  # the database's own answer, such as a deferred constraint's: nothing was written
-                raise OutcomeUnknown(f"run {started.claimed.run_id}: the commit's reply was lost") from lost
+
+
+class _HeldAttempt:
+    """A `Condition` of each transaction: the attempt's row is as it was, and stays so until its end."""
+
+    def __init__(self, started: Started, idle: float) -> None:
+        self._started = started
+        self._idle = idle
+
+    def open(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            limit = f"SET LOCAL idle_in_transaction_session_timeout = {int(self._idle * 1000)}"
+            connection.execute(text(limit))
+        mine = _is_running(self._started.claimed, self._started.nonce)
+        if connection.scalar(select(attempt.c.id).where(mine).with_for_update(read=True)) is None:
+            raise AttemptFenced(_fenced_text(self._started))
+
+    def close(self, connection: Connection) -> None:
+        """Nothing more: the row has been held since the transaction began."""
+
+    def ended(self, connection: Connection) -> None:
+        """Nothing to take back: the limit was the transaction's own."""
+
+    def explain(self, error: DBAPIError, engine: Engine) -> OutcomeUnknown | None:  # noqa: ARG002
+        """A lost reply is told apart from the database's own answer, which means that nothing was written."""
+        if not (error.connection_invalidated and error.statement is None):
+            return None
+        return OutcomeUnknown(f"run {self._started.claimed.run_id}: the commit's reply was lost")
 
 
 def end_run(
@@ -179,17 +193,6 @@ def _end(connection: Connection, started: Started, end: State, *, error: str | N
         .values(state=end, error=error, finished_at=now)
     )
     return moved.rowcount == 1
-
-
-def _guard_attempt(connection: Connection, started: Started, idle: float) -> None:
-    if connection.dialect.name == "postgresql":
-        limit = f"SET LOCAL idle_in_transaction_session_timeout = {int(idle * 1000)}"
-        connection.execute(text(limit))
-    held = connection.scalar(
-        select(attempt.c.id).where(_is_running(started.claimed, started.nonce)).with_for_update(read=True)
-    )
-    if held is None:
-        raise AttemptFenced(_fenced_text(started))
 
 
 def _is_running(claimed: Claimed, nonce: str) -> ColumnElement[bool]:

@@ -266,8 +266,8 @@ def test_a_database_without_the_store_says_what_to_call(sql: SqlStore, lease: Gi
 
 
 def test_other_databases_are_refused_by_name() -> None:
-    with pytest.raises(NotFenceable, match="mysql"):
-        SqlFence(sa.create_mock_engine("mysql://", lambda *_: None))  # type: ignore[arg-type]
+    with pytest.raises(NotFenceable, match="oracle"):
+        SqlFence(sa.create_mock_engine("oracle://", lambda *_: None))  # type: ignore[arg-type]
 
 
 def can_install_at_once(sql: SqlStore, lease: GivenLease) -> bool:
