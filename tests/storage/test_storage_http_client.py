@@ -187,12 +187,16 @@ def test_a_lease_that_has_ended_sends_nothing(till: Till, client: httpx.Client) 
         fence.calls(ended).send("POST", "/pay")
 
 
-def test_g10_a_shared_lease_presents_nothing_to_write_with(till: Till, client: httpx.Client) -> None:
+def test_g10_a_shared_lease_does_not_write_and_a_semaphores_presents_nothing(
+    till: Till, client: httpx.Client
+) -> None:
     fence = HttpFence(client)
     reader = GivenLease(33, lock="till", mode="shared")
     fence.install(reader)
-    with pytest.raises(WrongMode):
-        fence.calls(reader)
+    with pytest.raises(WrongMode, match="exclusively"):
+        fence.calls(reader).send("POST", "/pay")
+    with pytest.raises(WrongMode, match="no order"):
+        fence.calls(GivenLease(33, lock="till", mode="semaphore"))
     with pytest.raises(WrongMode):
         raise_for_fence(client.post("/pay", auth=FencingAuth(reader)))
     assert till.paid == 0

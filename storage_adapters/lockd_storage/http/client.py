@@ -31,7 +31,6 @@ from lockd_storage.fencing import (
     judge_write,
     presented_fence,
     resource_of,
-    writing_fence,
 )
 from lockd_storage.http.header import fencing_header
 from lockd_storage.http.problems import error_in
@@ -116,7 +115,7 @@ class HttpFence:
         return self._routes.mark_or_none(response)
 
     def calls(self, lease: HeldLease, resource: str | None = None) -> "Calls":
-        """Requests to the service that present the lease."""
+        """Requests to the service that present the lease. Raises WrongMode for a semaphore's."""
         return Calls(self, self._client, lease, resource)
 
 
@@ -156,7 +155,7 @@ class AsyncHttpFence:
         return self._routes.mark_or_none(response)
 
     def calls(self, lease: HeldLease, resource: str | None = None) -> "AsyncCalls":
-        """Requests to the service that present the lease."""
+        """See `HttpFence.calls`."""
         return AsyncCalls(self, self._client, lease, resource)
 
 
@@ -172,7 +171,7 @@ class _Tries:
         self._lease = lease
         self._unknown: set[tuple[str, str]] = set()
         with told(ADAPTER, self.resource):
-            self._fence = writing_fence(lease, resource=self.resource, cluster=None)
+            self._fence = presented_fence(lease, resource=self.resource, cluster=None)
         self.auth = FencingAuth(lease, self.resource)
 
     def is_late(self) -> bool:
