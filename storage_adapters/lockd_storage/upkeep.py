@@ -34,7 +34,10 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from lockd.ids import TOKEN_MAX, Fence, FencingToken
-from lockd_storage.fencing import INSTALL_SECONDS, Floor, Mark
+from lockd_storage.fencing import Floor, Mark
+
+# Shorter than an install waits: while a verb waits, installs do too, and theirs end whoever blocks them.
+UPKEEP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class UpkeepPort(Protocol):
         """The floor as it is now."""
         ...
 
-    def raise_floor(self, token: int, *, timeout: float = INSTALL_SECONDS) -> FloorChange:
+    def raise_floor(self, token: int, *, timeout: float = UPKEEP_SECONDS) -> FloorChange:
         """Let no token at or under `token` install or write any more.
 
         On return the floor is at least `token`, every mark at or under `token` is gone, and no write
@@ -80,7 +83,7 @@ class UpkeepPort(Protocol):
         ...
 
     def purge(
-        self, older_than: timedelta, *, prefix: str = "", timeout: float = INSTALL_SECONDS
+        self, older_than: timedelta, *, prefix: str = "", timeout: float = UPKEEP_SECONDS
     ) -> FloorChange:
         """Remove the marks that were installed longer ago, and raise the floor to the highest of them.
 
@@ -91,7 +94,7 @@ class UpkeepPort(Protocol):
         """
         ...
 
-    def adopt(self, fence: str, *, timeout: float = INSTALL_SECONDS) -> FloorChange:
+    def adopt(self, fence: str, *, timeout: float = UPKEEP_SECONDS) -> FloorChange:
         """Make the store that of the fence's cluster, for leases granted after that fence.
 
         `fence` is that of a lease acquired just now: only then is nothing let in that came before.

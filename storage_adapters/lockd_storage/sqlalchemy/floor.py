@@ -1,6 +1,8 @@
 """The floor of a SQL store: one row, which every install holds still while it is judged."""
 
-from sqlalchemy import Connection, select
+from typing import Any
+
+from sqlalchemy import Connection, Select, select
 
 from lockd.ids import ClusterId
 from lockd_storage.fencing import Floor
@@ -13,8 +15,22 @@ def read_floor(connection: Connection) -> Floor:
     So an install that has read it ends before the floor is raised, or reads the new one. SQLite has
     no such locks: there the transaction must be the database's one writer already.
     """
-    row = connection.execute(_READ_FLOOR).one()
+    return _floor(connection, _FLOOR.with_for_update(read=True))
+
+
+def take_floor(connection: Connection) -> Floor:
+    """The floor, locked against installs and against others who would move it, as `read_floor` is."""
+    return _floor(connection, _FLOOR.with_for_update())
+
+
+def see_floor(connection: Connection) -> Floor:
+    """The floor as it was a moment ago, without a lock."""
+    return _floor(connection, _FLOOR)
+
+
+def _floor(connection: Connection, query: Select[Any]) -> Floor:
+    row = connection.execute(query).one()
     return Floor(row.token, None if row.cluster is None else ClusterId(row.cluster))
 
 
-_READ_FLOOR = select(fence_floor.c.token, fence_floor.c.cluster).with_for_update(read=True)
+_FLOOR = select(fence_floor.c.token, fence_floor.c.cluster)
