@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from lockd.errors import OutcomeUnknown
+from lockd_scheduler.ending import Ended, end_runs
 from lockd_scheduler.errors import AttemptFenced
 from lockd_scheduler.mandates import Claimed
 from lockd_scheduler.policies import Policy
-from lockd_scheduler.runs import State, after_attempt
+from lockd_scheduler.runs import State
 from lockd_scheduler.tables import attempt, run
 from lockd_storage.sqlalchemy.block import FencedBlock
 
@@ -96,7 +96,7 @@ class Attempts:
         error = None if error is None else error[:ERROR_CHARACTERS_MAX]
         with self.engine.begin() as connection:
             if _end(connection, started, end, error=error, now=now):
-                end_run(connection, claimed.run_id, end, policy, number=claimed.number, error=error, now=now)
+                end_runs(connection, [Ended(claimed.run_id, claimed.number, end, policy, error)], now)
                 return Finish.COUNTED
             row = connection.execute(select(attempt).where(attempt.c.id == claimed.attempt_id)).one()
             ours = row.nonce == started.nonce
@@ -156,34 +156,11 @@ class _HeldAttempt:
         return OutcomeUnknown(f"run {self._started.claimed.run_id}: the commit's reply was lost")
 
 
-def end_run(
-    connection: Connection,
-    run_id: int,
-    end: State,
-    policy: Policy,
-    *,
-    number: int,
-    error: str | None,
-    now: datetime,
-) -> None:
-    """Move the run on after its attempt `number` ended as `end`, in the same transaction."""
-    move = after_attempt(end, policy, attempt_number=number)
-    values: dict[str, Any] = {"state": move.state, "error": error}
-    if move.retry_in is None:
-        values["finished_at"] = now
-    else:
-        values["next_attempt_at"] = now + move.retry_in
-    moved = connection.execute(
-        update(run).where(run.c.id == run_id, run.c.state == State.RUNNING).values(values)
-    )
-    assert moved.rowcount == 1, f"run {run_id} is not running, though its attempt {number} was"
-
-
 def _succeed(connection: Connection, started: Started, policy: Policy, now: datetime) -> None:
     if not _end(connection, started, State.SUCCEEDED, error=None, now=now):
         raise AttemptFenced(_fenced_text(started))
     claimed = started.claimed
-    end_run(connection, claimed.run_id, State.SUCCEEDED, policy, number=claimed.number, error=None, now=now)
+    end_runs(connection, [Ended(claimed.run_id, claimed.number, State.SUCCEEDED, policy, None)], now)
 
 
 def _end(connection: Connection, started: Started, end: State, *, error: str | None, now: datetime) -> bool:

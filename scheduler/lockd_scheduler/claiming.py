@@ -1,108 +1,213 @@
 """The body of the claim transaction (tx1): rows for due fires, attempts for those that are to run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Row, Table, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Row, bindparam, or_, select, update
 
+from lockd_scheduler.backfilling import fill_back
+from lockd_scheduler.dialects import insert_if_new
+from lockd_scheduler.ending import cancel_unbegun
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import SCHEDULED, Batch, Claimed, Mandate
 from lockd_scheduler.planner import Fire, Plan, plan
+from lockd_scheduler.policies import jitter_of
+from lockd_scheduler.revisions import Revision, write_revisions
 from lockd_scheduler.runs import LIVE, State
-from lockd_scheduler.tables import attempt, run, schedule
+from lockd_scheduler.starting import Start, claim_startable, insert_attempts, let_in_waiting
+from lockd_scheduler.tables import run, schedule
 
-SCHEDULES_AT_ONCE_MAX = 200
+SCHEDULES_AT_ONCE_MAX = 500
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
-def claim_due(
-    connection: Connection, mandate: Mandate, specs: Mapping[str, JobSpec], *, now: datetime
-) -> Batch:
+def claim_due(connection: Connection, mandate: Mandate, *, now: datetime) -> Batch:
     """Write and claim what is due; the caller has guarded the office and commits."""
-    due = _due_schedules(connection, mandate.scope, now)
-    live = _schedules_with_live_runs(connection, [row.id for row in due])
-    fires: list[tuple[JobSpec, dict[str, Any]]] = []
-    moves: list[tuple[int, Plan]] = []
-    for row in due:
-        spec = specs[row.name]
-        planned = plan(
-            spec.trigger,
-            spec.policy,
-            next_fire_at=row.next_fire_at,
-            now=now,
-            running=row.id in live,
-        )
-        fires += [(spec, _run_values(row.id, fire, spec, now)) for fire in planned.fires]
-        moves.append((row.id, planned))
-    claimed, skipped = _insert_runs(connection, mandate, fires, now)
-    for schedule_id, planned in moves:
-        connection.execute(
-            update(schedule)
-            .where(schedule.c.id == schedule_id)
-            .values(next_fire_at=planned.next_fire_at, last_fire_at=planned.fires[-1].time)
-        )
-    claimed += _claim_further(connection, mandate, now)
+    skipped, claimed = _claim_fires(connection, mandate, _due_schedules(connection, mandate.scope, now), now)
+    fill_back(connection, mandate.scope, now)
+    cancel_unbegun(connection, mandate.scope, now)
+    let_in_waiting(connection, mandate.scope, now)
+    claimed += claim_startable(connection, mandate, now)
     return Batch(tuple(claimed), skipped, _next_due(connection, mandate.scope))
 
 
-def _due_schedules(connection: Connection, scope: str, now: datetime) -> Sequence[AnyRow]:
-    return connection.execute(
-        select(schedule.c.id, schedule.c.name, schedule.c.next_fire_at)
+def settle_fires(connection: Connection, mandate: Mandate, schedule_id: int, *, now: datetime) -> None:
+    """Give what is due of one schedule its rows, before its trigger is changed (SAFETY P5)."""
+    while due := _due_schedules(connection, mandate.scope, now, schedule_id):
+        _claim_fires(connection, mandate, due, now)
+
+
+def _due_schedules(
+    connection: Connection, scope: str, now: datetime, schedule_id: int | None = None
+) -> Sequence[AnyRow]:
+    query = (
+        select(schedule)
         .where(schedule.c.scope == scope, schedule.c.parked_at.is_(None))
         .where(schedule.c.next_fire_at <= now)
+        .where(or_(schedule.c.paused_at.is_(None), schedule.c.paused_until <= now))
         .order_by(schedule.c.next_fire_at)
         .limit(SCHEDULES_AT_ONCE_MAX)
         .with_for_update()
-    ).all()
+    )
+    if schedule_id is not None:
+        query = query.where(schedule.c.id == schedule_id)
+    return connection.execute(query).all()
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One schedule with what its due fires come to."""
+
+    row: AnyRow
+    spec: JobSpec
+    plan: Plan
+
+    @property
+    def ends_pause(self) -> bool:
+        """Whether a pause with an end to it is over with this claim."""
+        return self.row.paused_at is not None
+
+
+def _claim_fires(
+    connection: Connection, mandate: Mandate, due: Sequence[AnyRow], now: datetime
+) -> tuple[int, list[Claimed]]:
+    """Write the due fires and move their schedules on; how many were skipped, and the attempts made."""
+    if not due:
+        return 0, []
+    live = _live_runs(connection, [row.id for row in due])
+    planned = [_planned(row, *live.get(row.id, (False, False)), now=now) for row in due]
+    replaced = [one.row.id for one in planned if one.plan.replaces]
+    if replaced:
+        connection.execute(
+            update(run)
+            .where(run.c.schedule_id.in_(replaced), run.c.state.in_(LIVE), run.c.cancel_asked_at.is_(None))
+            .values(cancel_asked_at=now, cancel_reason="replaced by a later fire")
+        )
+    claimed, skipped = _insert_runs(connection, mandate, planned, now)
+    connection.execute(
+        update(schedule)
+        .where(schedule.c.id == bindparam("moved_id"))
+        .values(
+            next_fire_at=bindparam("upcoming"),
+            last_fire_at=bindparam("latest"),
+            revision=bindparam("changed"),
+            paused_at=None,
+            paused_until=None,
+            pause_note=None,
+            resumed_at=None,
+        ),
+        [
+            {
+                "moved_id": one.row.id,
+                "upcoming": one.plan.next_fire_at,
+                "latest": one.plan.fires[-1].time,
+                "changed": one.row.revision + one.ends_pause,
+            }
+            for one in planned
+        ],
+    )
+    pauses_over = [
+        Revision(
+            one.row.id,
+            one.row.revision + 1,
+            "unpaused",
+            one.row.definition,
+            mandate.token,
+            note="its time was over",
+        )
+        for one in planned
+        if one.ends_pause
+    ]
+    write_revisions(connection, pauses_over, now)
+    return skipped, claimed
+
+
+def _planned(row: AnyRow, running: bool, waiting: bool, *, now: datetime) -> _Planned:  # noqa: FBT001
+    spec = JobSpec.from_json(row.name, row.definition)
+    planned = plan(
+        spec.trigger,
+        spec.policy,
+        next_fire_at=row.next_fire_at,
+        now=now,
+        running=running,
+        waiting=waiting,
+        paused_until=row.paused_until if row.paused_at is not None else row.resumed_at,
+    )
+    return _Planned(row, spec, planned)
 
 
 def _insert_runs(
-    connection: Connection,
-    mandate: Mandate,
-    fires: list[tuple[JobSpec, dict[str, Any]]],
-    now: datetime,
+    connection: Connection, mandate: Mandate, planned: Iterable[_Planned], now: datetime
 ) -> tuple[list[Claimed], int]:
-    if not fires:
-        return [], 0
-    specs = {values["schedule_id"]: spec for spec, values in fires}
-    columns = (run.c.id, run.c.schedule_id, run.c.fire_time, run.c.state)
-    # Whoever finds the row there already leaves it alone: that fire has been dealt with (P5).
-    statement = insert_into(connection, run).on_conflict_do_nothing().returning(*columns)
-    made = connection.execute(statement, [values for _, values in fires]).all()
-    starts = [
-        Start(row.id, specs[row.schedule_id].name, row.fire_time, 1, specs[row.schedule_id].args)
-        for row in sorted(made, key=lambda row: (row.fire_time, row.id))
-        if row.state == State.CLAIMED
+    specs = {one.row.id: one.spec for one in planned}
+    rows = [
+        _run_values(mandate.scope, one.row.id, fire, one.spec, now)
+        for one in planned
+        for fire in one.plan.fires
     ]
-    return insert_attempts(connection, mandate, starts, now), len(made) - len(starts)
-
-
-def _claim_further(connection: Connection, mandate: Mandate, now: datetime) -> list[Claimed]:
-    rows = connection.execute(
-        select(run.c.id, schedule.c.name, run.c.fire_time, run.c.attempts, run.c.args)
-        .join(schedule, schedule.c.id == run.c.schedule_id)
-        .where(schedule.c.scope == mandate.scope, schedule.c.parked_at.is_(None))
-        .where(run.c.state == State.CLAIMED, run.c.next_attempt_at <= now)
-        .order_by(run.c.next_attempt_at)
-        .limit(SCHEDULES_AT_ONCE_MAX)
-        .with_for_update(of=run)
-    ).all()
-    starts = [Start(row.id, row.name, row.fire_time, row.attempts + 1, row.args) for row in rows]
-    for start in starts:
-        connection.execute(
-            update(run).where(run.c.id == start.run_id).values(attempts=start.number, next_attempt_at=None)
+    columns = (run.c.id, run.c.schedule_id, run.c.fire_time, run.c.state, run.c.attempts)
+    # Whoever finds the row there already leaves it alone: that fire has been dealt with (P5).
+    made = connection.execute(insert_if_new(connection, run).returning(*columns), rows).all()
+    starts = [
+        Start(
+            run_id=row.id,
+            job=specs[row.schedule_id].name,
+            kind=SCHEDULED,
+            fire_time=row.fire_time,
+            key="",
+            number=1,
+            args=specs[row.schedule_id].args,
         )
-    return insert_attempts(connection, mandate, starts, now)
+        for row in sorted(made, key=lambda row: (row.fire_time, row.id))
+        if row.attempts == 1
+    ]
+    skipped = sum(row.state == State.SKIPPED for row in made)
+    return insert_attempts(connection, mandate, starts, now), skipped
+
+
+def _run_values(scope: str, schedule_id: int, fire: Fire, spec: JobSpec, now: datetime) -> dict[str, Any]:
+    delay = jitter_of(spec.policy, f"{scope}/{spec.name}/{fire.time.isoformat()}")
+    is_run = fire.skipped is None
+    starts_now = is_run and not fire.waits and fire.time + delay <= now
+    starts_later = is_run and not fire.waits and not starts_now
+    return {
+        "schedule_id": schedule_id,
+        "kind": SCHEDULED,
+        "fire_time": fire.time,
+        "key": "",
+        "state": State.CLAIMED if is_run else State.SKIPPED,
+        "reason": fire.skipped,
+        "skipped_until": fire.until,
+        "args": dict(spec.args),
+        "attempts": 1 if starts_now else 0,
+        "next_attempt_at": fire.time + delay if starts_later else None,
+        "queued_at": now if fire.waits else None,
+        "claimed_at": now,
+    }
+
+
+def _live_runs(connection: Connection, schedule_ids: Sequence[int]) -> dict[int, tuple[bool, bool]]:
+    """For schedules with runs that have not ended: whether there are any, and whether one waits."""
+    rows = connection.execute(
+        select(run.c.schedule_id, run.c.queued_at)
+        .where(run.c.state.in_(LIVE), run.c.schedule_id.in_(schedule_ids))
+        .distinct()
+    )
+    live: dict[int, tuple[bool, bool]] = {}
+    for row in rows:
+        _, waits = live.get(row.schedule_id, (True, False))
+        live[row.schedule_id] = (True, waits or row.queued_at is not None)
+    return live
 
 
 def _next_due(connection: Connection, scope: str) -> datetime | None:
     fires = select(schedule.c.next_fire_at.label("due")).where(
         schedule.c.scope == scope,
         schedule.c.parked_at.is_(None),
+        schedule.c.paused_at.is_(None),
         schedule.c.next_fire_at.is_not(None),
     )
     further = (
@@ -116,82 +221,3 @@ def _next_due(connection: Connection, scope: str) -> datetime | None:
         connection.scalar(further.order_by(run.c.next_attempt_at).limit(1)),
     ]
     return min((moment for moment in soonest if moment is not None), default=None)
-
-
-@dataclass(frozen=True)
-class Start:
-    """A run that is to have its attempt `number`."""
-
-    run_id: int
-    job: str
-    fire_time: datetime
-    number: int
-    args: Mapping[str, Any]
-
-
-def insert_attempts(
-    connection: Connection, mandate: Mandate, starts: Sequence[Start], now: datetime
-) -> list[Claimed]:
-    """One attempt for each of `starts`, in their order, under the next ordinals (R4)."""
-    if not starts:
-        return []
-    rows = [(start, next(mandate.ordinals)) for start in starts]
-    made = connection.execute(
-        attempt.insert().returning(attempt.c.id, attempt.c.run_id),
-        [
-            {
-                "run_id": start.run_id,
-                "number": start.number,
-                "office_token": mandate.token,
-                "ordinal": ordinal,
-                "state": State.CLAIMED,
-                "claimed_at": now,
-            }
-            for start, ordinal in rows
-        ],
-    )
-    ids = {row.run_id: row.id for row in made}
-    return [
-        Claimed(
-            attempt_id=ids[start.run_id],
-            run_id=start.run_id,
-            job=start.job,
-            fire_time=start.fire_time,
-            number=start.number,
-            office_token=mandate.token,
-            ordinal=ordinal,
-            args=start.args,
-        )
-        for start, ordinal in rows
-    ]
-
-
-def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that can be told what to do about a conflict, in the database's own words."""
-    dialect = connection.dialect.name
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-
-
-def _schedules_with_live_runs(connection: Connection, schedule_ids: Sequence[int]) -> set[int]:
-    return set(
-        connection.scalars(
-            select(run.c.schedule_id)
-            .where(run.c.state.in_(LIVE), run.c.schedule_id.in_(schedule_ids))
-            .distinct()
-        )
-    )
-
-
-def _run_values(schedule_id: int, fire: Fire, spec: JobSpec, now: datetime) -> dict[str, Any]:
-    return {
-        "schedule_id": schedule_id,
-        "kind": SCHEDULED,
-        "fire_time": fire.time,
-        "key": "",
-        "state": State.CLAIMED if fire.skipped is None else State.SKIPPED,
-        "reason": fire.skipped,
-        "skipped_until": fire.until,
-        "args": dict(spec.args),
-        "attempts": 1 if fire.skipped is None else 0,
-        "claimed_at": now,
-    }

@@ -3,18 +3,19 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import date, datetime, time
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, Unpack
 
 from lockd_scheduler.app import DEFAULT_DB, Settings, start_service
 from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.errors import BadSchedule, SchedulerError
 from lockd_scheduler.jobs import Job, JobSpec, checked_args, checked_name, name_of
-from lockd_scheduler.policies import Policy
+from lockd_scheduler.policies import Choices, Policy
 from lockd_scheduler.service import Service
 from lockd_scheduler.triggers import (
+    AfterTrigger,
     AtTrigger,
     CalendarTrigger,
     EveryTrigger,
@@ -32,9 +33,10 @@ R = TypeVar("R")
 class Cron:
     """A named set of jobs. Processes that serve the same name on one database share its office."""
 
-    def __init__(self, name: str = "default") -> None:
-        """Raises BadSchedule for a name that can't be one."""
+    def __init__(self, name: str = "default", *, notify: Iterable[str] = ()) -> None:
+        """`notify`: what is told of jobs that don't say it themselves. Raises BadSchedule."""
         self.name = checked_name(name)
+        self._notify = tuple(notify)
         self.jobs: dict[str, Job[..., Any]] = {}
 
     def job(
@@ -45,35 +47,29 @@ class Cron:
         dst: str = "once",
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        overlap: str = "skip",
-        catch_up: str = "none",
-        within: str | None = None,
-        delivery: str = "at_most_once",
-        retries: int = 0,
-        backoff: str = "10s..10m",
+        **choices: Unpack[Choices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function by a cron line of five fields, or six with seconds first, or a macro.
 
         `H` in a field stands for a value that depends on the job's name alone; `@daily`, `@hourly` and
         so on are known, and `@every 5m`. `tz`: an IANA zone. `dst`, where its clocks are changed:
         "once" a fixed time fires once also on such a day, "wall" whenever the clocks show it, "elapsed"
-        by standard time all year. `overlap`: "skip" or "allow" a fire while an earlier run has not ended.
-        `catch_up`: which fires are run when nobody was there for over a minute: "none", "latest" or
-        "all", no older than `within`. `delivery`: "at_most_once", or "at_least_once" to try again
-        when an attempt was lost. `retries`: further attempts after a failure, with pauses that
-        double within `backoff`. The function takes the Run first, if it takes anything by position,
-        and `args` by keyword.
+        by standard time all year. The function takes the Run first, if it takes anything by position,
+        and `args` by keyword. The other choices:
+
+        `overlap`, while an earlier run has not ended: "skip" the fire, let it wait ("queue_one",
+        "queue_all"), "replace" the earlier run, or "allow" both. `catch_up`: which fires are run
+        when nobody was there for over a minute: "none", "latest" or "all", no older than `within`.
+        `delivery`: "at_most_once", or "at_least_once" to try again when an attempt was lost.
+        `retries`: further attempts after a failure, with pauses that double within `backoff`.
+        `timeout`: how long an attempt may run. `jitter`: start up to so much later, each run by its own
+        fixed delay. `lock`: a lock of lockd to hold while it runs. `keep`: how much of the past stays in
+        the ledger, like {"runs": 500, "days": 90}. `notify`: which of "failed", "lost", "late" is told
+        to the webhook; late is what begins over `alert_if_late` after its time.
 
         Raises BadSchedule that names what is wrong.
         """
-        policy = Policy.from_words(
-            overlap=overlap,
-            catch_up=catch_up,
-            within=within,
-            delivery=delivery,
-            retries=retries,
-            backoff=backoff,
-        )
+        policy = self._policy(choices)
 
         def trigger(job_name: str) -> Trigger:
             return read_schedule(expression, tz=tz, dst=dst, slot=f"{self.name}/{job_name}")
@@ -88,26 +84,14 @@ class Cron:
         offset: str = "0s",
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        overlap: str = "skip",
-        catch_up: str = "none",
-        within: str | None = None,
-        delivery: str = "at_most_once",
-        retries: int = 0,
-        backoff: str = "10s..10m",
+        **choices: Unpack[Choices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function every `period` of elapsed time, the same moments in every process.
 
         They are counted from 1970-01-01T00:00Z plus `offset`; "H" takes an offset that depends on the
         job's name alone, so that many jobs spread. The other options are those of `job`.
         """
-        policy = Policy.from_words(
-            overlap=overlap,
-            catch_up=catch_up,
-            within=within,
-            delivery=delivery,
-            retries=retries,
-            backoff=backoff,
-        )
+        policy = self._policy(choices)
         length = parse_duration(period)
 
         def trigger(job_name: str) -> Trigger:
@@ -128,26 +112,14 @@ class Cron:
         tz: str = "UTC",
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        overlap: str = "skip",
-        catch_up: str = "none",
-        within: str | None = None,
-        delivery: str = "at_most_once",
-        retries: int = 0,
-        backoff: str = "10s..10m",
+        **choices: Unpack[Choices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function every so many months (and years), or days (and weeks), at a wall time.
 
         Counted from the date `start`, an ISO date; months that have no such day are passed over. `at`:
         "02:30" in the zone `tz`. The other options are those of `job`.
         """
-        policy = Policy.from_words(
-            overlap=overlap,
-            catch_up=catch_up,
-            within=within,
-            delivery=delivery,
-            retries=retries,
-            backoff=backoff,
-        )
+        policy = self._policy(choices)
         try:
             first, wall = date.fromisoformat(start), time.fromisoformat(at)
         except ValueError:
@@ -163,16 +135,10 @@ class Cron:
         *,
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        catch_up: str = "none",
-        within: str | None = None,
-        delivery: str = "at_most_once",
-        retries: int = 0,
-        backoff: str = "10s..10m",
+        **choices: Unpack[Choices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function once, at an aware datetime. The other options are those of `job`."""
-        policy = Policy.from_words(
-            catch_up=catch_up, within=within, delivery=delivery, retries=retries, backoff=backoff
-        )
+        policy = self._policy(choices)
         trigger = AtTrigger(moment)
         return lambda function: self._add(function, name, lambda _: trigger, policy, args)
 
@@ -218,6 +184,28 @@ class Cron:
             yield service
         finally:
             await asyncio.to_thread(service.stop, drain=settings.drain.total_seconds())
+
+    def after(
+        self,
+        job: Job[..., Any] | str,
+        *,
+        on: str = "succeeded",
+        name: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        **choices: Unpack[Choices],
+    ) -> Callable[[Callable[P, R]], Job[P, R]]:
+        """Run the function whenever a run of another job has "succeeded", "failed", or "ended" in any way.
+
+        Its run has the other one's fire time, and is made in the transaction that ends that one. The
+        other choices are those of `job`.
+        """
+        policy = self._policy(choices)
+        trigger = AfterTrigger(job if isinstance(job, str) else job.spec.name, on)
+        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
+
+    def _policy(self, choices: Choices) -> Policy:
+        words: Choices = {"notify": self._notify, **choices}
+        return Policy.from_words(**words)
 
     def _add(
         self,

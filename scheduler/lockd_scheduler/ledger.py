@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, and_, func, or_, select, update
 
-from lockd_scheduler.attempts import end_run
-from lockd_scheduler.claiming import AnyRow, claim_due, insert_into
+from lockd_scheduler.claiming import AnyRow, claim_due
+from lockd_scheduler.dialects import insert_if_new
+from lockd_scheduler.ending import Ended, end_runs
 from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import ForeignOffice, OfficeLost
 from lockd_scheduler.jobs import JobSpec
@@ -69,7 +70,7 @@ class Ledger:
         )
         with self.engine.begin() as connection:
             first = {"scope": self.scope, "source": mandate.source, "token": 0, "holder": ""}
-            connection.execute(insert_into(connection, office).values(first).on_conflict_do_nothing())
+            connection.execute(insert_if_new(connection, office).values(first))
             moved = connection.execute(
                 update(office)
                 .where(held.scope == self.scope, held.source == mandate.source, newer)
@@ -81,13 +82,13 @@ class Ledger:
                     raise ForeignOffice(_foreign_text(row, mandate))
                 raise OfficeLost(f"office {self.scope!r} has token {row.token}, ours is {mandate.token}")
 
-    def claim_due(self, mandate: Mandate, specs: Mapping[str, JobSpec], *, now: datetime) -> Batch:
+    def claim_due(self, mandate: Mandate, *, now: datetime) -> Batch:
         """Write a row for every fire that is due at `now`, and claim those that are to run (P5).
 
         Also claims the further attempts that are due. On return all of it is committed.
         """
         with self._as_office(mandate) as connection:
-            return claim_due(connection, mandate, specs, now=now)
+            return claim_due(connection, mandate, now=now)
 
     def keep_schedules(self, mandate: Mandate, specs: Mapping[str, JobSpec], *, now: datetime) -> None:
         """Make the schedules' rows say what the code says; every change is a revision.
@@ -95,7 +96,7 @@ class Ledger:
         A schedule whose job has gone from the code is parked, never deleted.
         """
         with self._as_office(mandate) as connection:
-            keep_schedules(connection, mandate.scope, mandate.token, specs, now=now)
+            keep_schedules(connection, mandate, specs, now=now)
 
     def take_over(self, mandate: Mandate, *, keep: Set[int], now: datetime) -> tuple[Claimed, ...]:
         """Claim again, with this mandate's token, what was claimed and never started.
@@ -106,7 +107,7 @@ class Ledger:
         with self._as_office(mandate) as connection:
             rows = connection.execute(
                 select(attempt.c.id, attempt.c.number, run.c.id.label("run_id"), run.c.fire_time, run.c.args)
-                .add_columns(schedule.c.name)
+                .add_columns(run.c.kind, run.c.key, schedule.c.name)
                 .join(run, run.c.id == attempt.c.run_id)
                 .join(schedule, schedule.c.id == run.c.schedule_id)
                 .where(schedule.c.scope == self.scope, schedule.c.parked_at.is_(None))
@@ -119,7 +120,9 @@ class Ledger:
                     attempt_id=row.id,
                     run_id=row.run_id,
                     job=row.name,
+                    kind=row.kind,
                     fire_time=row.fire_time,
+                    key=row.key,
                     number=row.number,
                     office_token=mandate.token,
                     ordinal=next(mandate.ordinals),
@@ -151,15 +154,17 @@ class Ledger:
                 .limit(LOST_AT_ONCE_MAX)
                 .with_for_update(of=attempt, skip_locked=True)
             ).all()
-            for row in rows:
-                error = "no heartbeat: the attempt's outcome is not known"
-                connection.execute(
-                    update(attempt)
-                    .where(attempt.c.id == row.id)
-                    .values(state=State.LOST, finished_at=now, error=error)
-                )
-                policy = Policy.from_json(row.definition["policy"])
-                end_run(connection, row.run_id, State.LOST, policy, number=row.number, error=error, now=now)
+            error = "no heartbeat: the attempt's outcome is not known"
+            connection.execute(
+                update(attempt)
+                .where(attempt.c.id.in_([row.id for row in rows]))
+                .values(state=State.LOST, finished_at=now, error=error)
+            )
+            lost = [
+                Ended(row.run_id, row.number, State.LOST, Policy.from_json(row.definition["policy"]), error)
+                for row in rows
+            ]
+            end_runs(connection, lost, now)
             return len(rows)
 
     @contextmanager

@@ -9,7 +9,13 @@ from typing import Any
 LOCAL = "local"
 """The source of tokens that were counted beside the database, without a lock service."""
 SCHEDULED = "scheduled"
-"""The kind of a run that its schedule called for; manual and backfilled ones have kinds of their own."""
+"""The kind of a run that its schedule called for."""
+MANUAL = "manual"
+"""Somebody asked for it; its fire time is when, its key the request's."""
+AFTER = "after"
+"""Another job's run has ended; its fire time is that run's, its key that run's id."""
+BACKFILL = "backfill"
+"""A fire of a past range; its key is the backfill's id."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Officer:
             # nobody's hands is claimed again.
             self._dispatch(self.ledger.take_over(mandate, keep=self.runner.queued(), now=now))
             self._recheck = False
-        batch = self.ledger.claim_due(mandate, self.specs, now=now)
+        batch = self.ledger.claim_due(mandate, now=now)
         self._dispatch(batch.claimed)
         self._mark_lost(mandate, now)
         if batch.next_due is None:

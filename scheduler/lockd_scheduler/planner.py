@@ -33,6 +33,8 @@ class Fire:
     time: datetime
     skipped: SkipReason | None = None
     until: datetime | None = None
+    waits: bool = False
+    """It is run once the schedule's earlier runs have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +43,54 @@ class Plan:
 
     fires: tuple[Fire, ...]
     next_fire_at: datetime | None
+    replaces: bool = False
+    """The runs of before are to be cancelled, those that wait as well as those that run."""
 
 
-def plan(trigger: Trigger, policy: Policy, *, next_fire_at: datetime, now: datetime, running: bool) -> Plan:
+def plan(
+    trigger: Trigger,
+    policy: Policy,
+    *,
+    next_fire_at: datetime,
+    now: datetime,
+    running: bool,
+    waiting: bool = False,
+    paused_until: datetime | None = None,
+) -> Plan:
     """Decide the fires from `next_fire_at` to `now`, both nominal UTC moments.
 
-    `running`: whether an earlier run of the schedule has not ended. The plan's next fire may
-    still be due when there is more than one transaction's worth.
+    `running`: whether an earlier run of the schedule has not ended; `waiting`: whether one waits for
+    it. Fires before `paused_until` fell into a pause. The plan's next fire may still be due when
+    there is more than one transaction's worth.
     """
     assert next_fire_at <= now
-    skipped, due = _catch_up(trigger, policy, next_fire_at, now)
-    fires = list(skipped)
+    paused: list[Fire] = []
+    start: datetime | None = next_fire_at
+    if paused_until is not None and next_fire_at < paused_until:
+        paused, start = _skip(trigger, next_fire_at, paused_until, SkipReason.PAUSED)
+    skipped, due = ([], start) if start is None or start > now else _catch_up(trigger, policy, start, now)
+    fires = paused + list(skipped)
+    replaces = False
     upcoming: datetime | None = due
     while upcoming is not None and upcoming <= now and len(fires) < FIRES_AT_ONCE_MAX:
-        if running and policy.overlap is Overlap.SKIP:
-            fires.append(Fire(upcoming, SkipReason.OVERLAP))
-        else:
+        following = trigger.next_after(upcoming)
+        if policy.overlap is Overlap.REPLACE and following is not None and following <= now:
+            fires.append(Fire(upcoming, SkipReason.REPLACED))
+            upcoming = following
+            continue
+        if not running or policy.overlap is Overlap.ALLOW:
             fires.append(Fire(upcoming))
-            running = True
-        upcoming = trigger.next_after(upcoming)
-    return Plan(tuple(fires), upcoming)
+        elif policy.overlap is Overlap.REPLACE:
+            replaces = True
+            fires.append(Fire(upcoming, waits=True))
+        elif policy.overlap is Overlap.QUEUE_ALL or (policy.overlap is Overlap.QUEUE_ONE and not waiting):
+            fires.append(Fire(upcoming, waits=True))
+            waiting = True
+        else:
+            fires.append(Fire(upcoming, SkipReason.OVERLAP))
+        running = True
+        upcoming = following
+    return Plan(tuple(fires), upcoming, replaces)
 
 
 def _catch_up(

@@ -1,15 +1,17 @@
-"""What a job asks for beside its trigger: overlap, missed fires, delivery, retries.
+"""What a job asks for beside its trigger: overlap, missed fires, delivery, retries, bounds.
 
 Values only. The planner and the run table decide by them; the ledger keeps them as JSON with
 the schedule, so that a process which does not know the job's code can still judge its runs.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar
 
+from lockd.ids import LOCK_NAME_BYTES_MAX
 from lockd_scheduler.durations import format_duration, parse_duration
 from lockd_scheduler.errors import BadSchedule
 
@@ -22,7 +24,21 @@ class Overlap(StrEnum):
     """What happens to a fire while an earlier run of the same schedule has not ended."""
 
     SKIP = "skip"
+    QUEUE_ONE = "queue_one"
+    """It waits for the earlier run; while one waits, further fires are skipped."""
+    QUEUE_ALL = "queue_all"
+    REPLACE = "replace"
+    """The earlier run is cancelled, and this one starts once that has ended (SAFETY R5)."""
     ALLOW = "allow"
+
+
+class Notice(StrEnum):
+    """What may have happened to a run that somebody should know."""
+
+    FAILED = "failed"
+    """Its last attempt has failed or timed out."""
+    LOST = "lost"
+    LATE = "late"
 
 
 class CatchUp(StrEnum):
@@ -69,15 +85,69 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of a schedule's past the ledger keeps; None: all of it. Runs that live are kept."""
+
+    runs: int | None = None
+    days: int | None = None
+
+    @classmethod
+    def of(cls, words: Mapping[str, int] | None) -> Self:
+        """Read `{"runs": 500, "days": 90}`, either of them or none. Raises BadSchedule."""
+        given = dict(words or {})
+        keep = cls(given.pop("runs", None), given.pop("days", None))
+        for bound in (keep.runs, keep.days):
+            if bound is not None and (not isinstance(bound, int) or bound < 1):
+                raise BadSchedule(f"keep={words!r}: both are whole numbers from 1")
+        if given:
+            raise BadSchedule(f'keep={words!r}: it knows "runs" and "days" alone')
+        return keep
+
+    def to_json(self) -> dict[str, int]:
+        """What `of` reads back."""
+        words = {"runs": self.runs, "days": self.days}
+        return {name: bound for name, bound in words.items() if bound is not None}
+
+
+class Choices(TypedDict, total=False):
+    """What a user may write about a job beside its trigger. See `lockd_scheduler.Cron.job`."""
+
+    overlap: str
+    catch_up: str
+    within: str | None
+    delivery: str
+    retries: int
+    backoff: str
+    timeout: str | None
+    jitter: str | None
+    lock: str | None
+    keep: Mapping[str, int] | None
+    alert_if_late: str | None
+    notify: Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """All of a job's choices. `within` bounds how old a fire may be caught up; None: any age."""
+    """All of a job's choices. Moments and lengths that are None: no bound."""
 
     overlap: Overlap = Overlap.SKIP
     catch_up: CatchUp = CatchUp.NONE
     within: timedelta | None = None
+    """How old a fire may be and still be caught up."""
     delivery: Delivery = Delivery.AT_MOST_ONCE
     retries: int = 0
     backoff: Backoff = Backoff(timedelta(seconds=10), timedelta(minutes=10))
+    timeout: timedelta | None = None
+    """How long an attempt may run."""
+    jitter: timedelta | None = None
+    """Runs start up to so much later than their fire time: each by its own, always the same, delay."""
+    lock: str | None = None
+    """A lock of lockd that each attempt holds while it runs."""
+    keep: Keep = Keep()
+    alert_if_late: timedelta | None = None
+    """How long after its time a run that begins then counts as late."""
+    notify: frozenset[Notice] = frozenset()
+    """What is told to whoever listens outside (SAFETY R7)."""
 
     @classmethod
     def from_words(
@@ -89,37 +159,88 @@ class Policy:
         delivery: str = "at_most_once",
         retries: int = 0,
         backoff: str = "10s..10m",
+        timeout: str | None = None,
+        jitter: str | None = None,
+        lock: str | None = None,
+        keep: Mapping[str, int] | None = None,
+        alert_if_late: str | None = None,
+        notify: Iterable[str] = (),
     ) -> Self:
         """Check what a user wrote. Raises BadSchedule that names the option and its choices."""
         policy = cls(
             overlap=_choice(Overlap, "overlap", overlap),
             catch_up=_choice(CatchUp, "catch_up", catch_up),
-            within=None if within is None else parse_duration(within),
+            within=_length("within", within),
             delivery=_choice(Delivery, "delivery", delivery),
             retries=retries,
             backoff=Backoff.parse(backoff),
+            timeout=_length("timeout", timeout),
+            jitter=_length("jitter", jitter),
+            lock=lock,
+            keep=Keep.of(keep),
+            alert_if_late=_length("alert_if_late", alert_if_late),
+            notify=frozenset(_choice(Notice, "notify", word) for word in notify),
         )
         if policy.within is not None and policy.catch_up is CatchUp.NONE:
             raise BadSchedule('within= bounds what is caught up: it needs catch_up="latest" or "all"')
         if not isinstance(retries, int) or not 0 <= retries <= RETRIES_MAX:
             raise BadSchedule(f"retries={retries!r} is not a whole number from 0 to {RETRIES_MAX}")
+        if lock is not None and not 1 <= len(lock.encode()) <= LOCK_NAME_BYTES_MAX:
+            raise BadSchedule(f"lock={lock[:40]!r}: a lock's name has 1 to {LOCK_NAME_BYTES_MAX} bytes")
         return policy
 
     def to_json(self) -> dict[str, Any]:
-        """The words that `from_words` reads back."""
-        return {
+        """The words that `from_words` reads back; choices that were left alone are left out."""
+        words = {
             "overlap": self.overlap.value,
             "catch_up": self.catch_up.value,
-            "within": None if self.within is None else format_duration(self.within),
+            "within": _words(self.within),
             "delivery": self.delivery.value,
             "retries": self.retries,
             "backoff": str(self.backoff),
         }
+        later = {
+            "timeout": _words(self.timeout),
+            "jitter": _words(self.jitter),
+            "lock": self.lock,
+            "keep": self.keep.to_json() or None,
+            "alert_if_late": _words(self.alert_if_late),
+            "notify": sorted(self.notify) or None,
+        }
+        # So that the definitions of before stay as they are: a new word is not a change of a schedule.
+        return words | {name: word for name, word in later.items() if word is not None}
 
     @classmethod
     def from_json(cls, words: Mapping[str, Any]) -> Self:
         """Read what `to_json` made. Raises BadSchedule."""
         return cls.from_words(**words)
+
+
+def jitter_of(policy: Policy, key: str) -> timedelta:
+    """The delay of the run with that key, from 0 up to the policy's jitter, in whole milliseconds.
+
+    It is added to a start and never to a fire time, so it can't feed back into the series (R6).
+    """
+    if policy.jitter is None:
+        return timedelta()
+    span = policy.jitter // _MILLISECOND + 1
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % span * _MILLISECOND
+
+
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def _length(option: str, text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    length = parse_duration(text)
+    if not length:
+        raise BadSchedule(f"{option}={text!r}: it must be longer than nothing")
+    return length
+
+
+def _words(length: timedelta | None) -> str | None:
+    return None if length is None else format_duration(length)
 
 
 def _choice(kind: type[E], option: str, word: str) -> E:

@@ -2,8 +2,12 @@
 
     run      (new) -> claimed -> running -> succeeded | failed | timed_out | cancelled | lost
              (new) -> skipped    running -> claimed        a further attempt is due
+                      claimed -> cancelled                 it had not begun
 
     attempt  (new) -> claimed -> running -> succeeded | failed | timed_out | cancelled | lost
+                      claimed -> cancelled                 it had not begun
+
+A claimed run may wait: for its turn behind another run, for its jitter, for the pause before a retry.
 
 claimed -> running is committed before the job's first line runs (SAFETY R3), so a claimed attempt has
 had no effect and may be claimed again. A run in a final state never moves: the result of an
@@ -39,6 +43,10 @@ class SkipReason(StrEnum):
     """Nobody was there at its time, and the policy does not run it later."""
     WINDOW = "window"
     """It would have been caught up, but was older than `within`."""
+    PAUSED = "paused"
+    """Somebody had paused the schedule."""
+    REPLACED = "replaced"
+    """A later fire replaced it before it began."""
 
 
 ENDS = frozenset({State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.LOST})
@@ -46,12 +54,12 @@ LIVE = frozenset({State.CLAIMED, State.RUNNING})
 
 ATTEMPT_MOVES: dict[State | None, frozenset[State]] = {
     None: frozenset({State.CLAIMED}),
-    State.CLAIMED: frozenset({State.RUNNING}),
+    State.CLAIMED: frozenset({State.RUNNING, State.CANCELLED}),
     State.RUNNING: ENDS,
 }
 RUN_MOVES: dict[State | None, frozenset[State]] = {
     None: frozenset({State.CLAIMED, State.SKIPPED}),
-    State.CLAIMED: frozenset({State.RUNNING}),
+    State.CLAIMED: frozenset({State.RUNNING, State.CANCELLED}),
     State.RUNNING: ENDS | {State.CLAIMED},
 }
 
@@ -71,11 +79,12 @@ class RunMove:
 def after_attempt(end: State, policy: Policy, *, attempt_number: int) -> RunMove:
     """Decide what the run does when attempt `attempt_number` (1, 2, ...) ended as `end`.
 
-    A known failure is retried as often as the job asks. A lost attempt, whose outcome is not known,
+    A known failure, which a time-out is once the attempt has ended, is retried as often as the job
+    asks. A lost attempt, whose outcome is not known,
     is followed by another only if the job asks for at_least_once, and then always.
     """
     assert end in ENDS
-    if end is State.FAILED and attempt_number <= policy.retries:
+    if end in (State.FAILED, State.TIMED_OUT) and attempt_number <= policy.retries:
         return RunMove(State.CLAIMED, policy.backoff.delay(attempt_number))
     if end is State.LOST and policy.delivery is Delivery.AT_LEAST_ONCE:
         return RunMove(State.CLAIMED, policy.backoff.delay(attempt_number))

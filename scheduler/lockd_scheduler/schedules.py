@@ -1,60 +1,91 @@
-"""Keeping the schedules' rows in step with the code, with a revision row for every change."""
+"""Keeping the schedules' rows in step with what declares them, with a revision row for every change."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from lockd_scheduler.claiming import AnyRow
+from lockd_scheduler.claiming import AnyRow, settle_fires
+from lockd_scheduler.errors import BadSchedule
 from lockd_scheduler.jobs import JobSpec
-from lockd_scheduler.tables import schedule, schedule_revision
+from lockd_scheduler.mandates import Mandate
+from lockd_scheduler.revisions import Revision, write_revisions
+from lockd_scheduler.tables import schedule
+from lockd_scheduler.triggers import AfterTrigger
+
+CODE = "code"
+"""Who keeps a schedule: the code, unless `kept_by` names another."""
 
 
 def keep_schedules(
-    connection: Connection, scope: str, office_token: int, specs: Mapping[str, JobSpec], *, now: datetime
+    connection: Connection,
+    mandate: Mandate,
+    specs: Mapping[str, JobSpec],
+    *,
+    now: datetime,
+    kept_by: str = CODE,
 ) -> None:
-    """Create, change, park and resume schedules so that they are those of `specs`."""
+    """Create, change, park and resume schedules so that those kept by `kept_by` are those of `specs`.
+
+    What an old trigger had due gets its rows before the trigger changes. Raises BadSchedule for a name
+    that somebody else keeps.
+    """
     rows = {
         row.name: row
         for row in connection.execute(
-            select(schedule).where(schedule.c.scope == scope).order_by(schedule.c.id).with_for_update()
+            select(schedule)
+            .where(schedule.c.scope == mandate.scope)
+            .order_by(schedule.c.id)
+            .with_for_update()
         )
     }
-    keeper = _Keeper(connection, scope, office_token, now)
-    for name, spec in specs.items():
-        if name not in rows:
-            keeper.create(spec)
-        else:
-            keeper.bring_up_to_date(rows[name], spec)
+    for name in specs:
+        if name in rows and (rows[name].kept_by or CODE) != kept_by:
+            raise BadSchedule(
+                f"job {name!r} is kept by {rows[name].kept_by or CODE}, and now by {kept_by} too"
+            )
+    keeper = _Keeper(connection, mandate, now)
+    keeper.create([spec for name, spec in specs.items() if name not in rows], kept_by)
     for name, row in rows.items():
-        if name not in specs and row.parked_at is None:
+        if name in specs:
+            keeper.bring_up_to_date(row, specs[name])
+        elif row.parked_at is None and (row.kept_by or CODE) == kept_by:
             keeper.change(row, "parked", row.definition, {"parked_at": now})
+    write_revisions(connection, keeper.revisions, now)
 
 
 class _Keeper:
-    """Writes a schedule's row and its revision together."""
+    """Writes the schedules' rows, and gathers their revisions."""
 
-    def __init__(self, connection: Connection, scope: str, office_token: int, now: datetime) -> None:
+    def __init__(self, connection: Connection, mandate: Mandate, now: datetime) -> None:
+        self.revisions: list[Revision] = []
         self._connection = connection
-        self._scope = scope
-        self._office_token = office_token
+        self._mandate = mandate
         self._now = now
 
-    def create(self, spec: JobSpec) -> None:
-        definition = spec.to_json()
+    def create(self, specs: Sequence[JobSpec], kept_by: str) -> None:
+        if not specs:
+            return
         made = self._connection.execute(
-            schedule.insert()
-            .values(
-                scope=self._scope,
-                name=spec.name,
-                revision=1,
-                definition=definition,
-                next_fire_at=spec.first_fire(self._now),
-            )
-            .returning(schedule.c.id)
+            schedule.insert().returning(schedule.c.id, schedule.c.name),
+            [
+                {
+                    "scope": self._mandate.scope,
+                    "name": spec.name,
+                    "revision": 1,
+                    "definition": spec.to_json(),
+                    "next_fire_at": spec.first_fire(self._now),
+                    "kept_by": None if kept_by == CODE else kept_by,
+                    **_after(spec),
+                }
+                for spec in specs
+            ],
         )
-        self._revise(made.scalar_one(), 1, "created", definition)
+        ids = {row.name: row.id for row in made}
+        self.revisions += [
+            Revision(ids[spec.name], 1, "created", spec.to_json(), self._mandate.token) for spec in specs
+        ]
 
     def bring_up_to_date(self, row: AnyRow, spec: JobSpec) -> None:
         definition = spec.to_json()
@@ -64,19 +95,15 @@ class _Keeper:
             if resumed:
                 self.change(row, "resumed", definition, resumed)
             return
-        moved = (
-            {"next_fire_at": spec.first_fire(self._now)}
-            if row.definition["trigger"] != definition["trigger"]
-            else {}
-        )
+        moved: dict[str, Any] = {}
+        if row.definition["trigger"] != definition["trigger"]:
+            if row.parked_at is None:
+                settle_fires(self._connection, self._mandate, row.id, now=self._now)
+            moved = {"next_fire_at": spec.first_fire(self._now), **_after(spec)}
         self.change(row, "changed", definition, {**resumed, **moved})
 
     def change(
-        self,
-        row: AnyRow,
-        change: str,
-        definition: Mapping[str, Any],
-        values: Mapping[str, Any],
+        self, row: AnyRow, change: str, definition: Mapping[str, Any], values: Mapping[str, Any]
     ) -> None:
         revision = row.revision + 1
         self._connection.execute(
@@ -84,16 +111,11 @@ class _Keeper:
             .where(schedule.c.id == row.id)
             .values(revision=revision, definition=definition, **values)
         )
-        self._revise(row.id, revision, change, definition)
+        self.revisions.append(Revision(row.id, revision, change, definition, self._mandate.token))
 
-    def _revise(self, schedule_id: int, revision: int, change: str, definition: Mapping[str, Any]) -> None:
-        self._connection.execute(
-            schedule_revision.insert().values(
-                schedule_id=schedule_id,
-                revision=revision,
-                change=change,
-                definition=definition,
-                office_token=self._office_token,
-                changed_at=self._now,
-            )
-        )
+
+def _after(spec: JobSpec) -> dict[str, str | None]:
+    trigger = spec.trigger
+    if isinstance(trigger, AfterTrigger):
+        return {"after_job": trigger.job, "after_end": trigger.on.value}
+    return {"after_job": None, "after_end": None}

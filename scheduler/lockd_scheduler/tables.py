@@ -2,6 +2,11 @@
 
 `office` has the fence row of each scheduler name. `run` has one row for each (schedule, kind,
 fire_time, key), `attempt` one for each try of a run. Moments are UTC.
+
+A run that waits for its turn has `queued_at`; one that may start, or be tried again, has
+`next_attempt_at`; one that somebody wants to end has `cancel_asked_at`. `kept_by` says who declares a
+schedule; empty means the code. `outbox` keeps the notices
+that leave the database until they have left (SAFETY R7).
 """
 
 from datetime import UTC, datetime
@@ -69,8 +74,17 @@ schedule = Table(
     Column("next_fire_at", UtcMoment),
     Column("last_fire_at", UtcMoment),
     Column("parked_at", UtcMoment),
+    Column("paused_at", UtcMoment),
+    Column("paused_until", UtcMoment),
+    Column("pause_note", Text),
+    Column("resumed_at", UtcMoment),
+    Column("after_job", String(255)),
+    Column("after_end", String(16)),
+    Column("kept_by", String(16)),
+    Column("pruned_until", UtcMoment),
     UniqueConstraint("scope", "name", name="lockd_schedule_name"),
     Index("lockd_schedule_due", "scope", "next_fire_at"),
+    Index("lockd_schedule_after", "scope", "after_job"),
 )
 
 schedule_revision = Table(
@@ -82,6 +96,8 @@ schedule_revision = Table(
     Column("definition", JSON, nullable=False),
     Column("office_token", BigInteger, nullable=False),
     Column("changed_at", UtcMoment, nullable=False),
+    Column("changed_by", String(255)),
+    Column("note", Text),
 )
 
 run = Table(
@@ -102,9 +118,19 @@ run = Table(
     Column("started_at", UtcMoment),
     Column("finished_at", UtcMoment),
     Column("error", Text),
+    Column("queued_at", UtcMoment),
+    Column("cancel_asked_at", UtcMoment),
+    Column("cancel_reason", String(255)),
+    Column("asked_by", String(255)),
+    Column("parent_run_id", BigId),
+    Column("backfill_id", BigId),
     UniqueConstraint("schedule_id", "kind", "fire_time", "key", name="lockd_run_fire"),
     Index("lockd_run_state", "state", "schedule_id"),
     Index("lockd_run_next_attempt", "next_attempt_at"),
+    Index("lockd_run_queued", "queued_at"),
+    Index("lockd_run_cancel", "cancel_asked_at"),
+    Index("lockd_run_backfill", "backfill_id"),
+    Index("lockd_run_finished", "schedule_id", "finished_at"),
 )
 
 attempt = Table(
@@ -126,6 +152,51 @@ attempt = Table(
     Column("late_state", String(16)),
     Column("late_error", Text),
     Column("late_at", UtcMoment),
+    Column("timeout_at", UtcMoment),
+    Column("exit_status", Integer),
+    Column("output_characters", BigInteger),
     UniqueConstraint("run_id", "number", name="lockd_attempt_number"),
     Index("lockd_attempt_state", "state", "heartbeat_at"),
+)
+
+output = Table(
+    "lockd_output",
+    metadata,
+    Column("attempt_id", BigId, ForeignKey("lockd_attempt.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("stream", String(8), nullable=False),
+    Column("written_at", UtcMoment, nullable=False),
+    Column("text", Text, nullable=False),
+)
+
+backfill = Table(
+    "lockd_backfill",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("schedule_id", BigId, ForeignKey("lockd_schedule.id"), nullable=False),
+    Column("start_at", UtcMoment, nullable=False),
+    Column("end_at", UtcMoment, nullable=False),
+    Column("next_fire_at", UtcMoment),
+    Column("parallel", Integer, nullable=False),
+    Column("asked_by", String(255)),
+    Column("asked_at", UtcMoment, nullable=False),
+    Column("ended_at", UtcMoment),
+    Column("cancelled_at", UtcMoment),
+    Index("lockd_backfill_ended", "ended_at"),
+)
+
+outbox = Table(
+    "lockd_outbox",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("scope", String(255), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("run_id", BigId),
+    Column("payload", JSON, nullable=False),
+    Column("made_at", UtcMoment, nullable=False),
+    Column("next_try_at", UtcMoment),
+    Column("tries", Integer, nullable=False),
+    Column("error", Text),
+    Column("sent_at", UtcMoment),
+    Index("lockd_outbox_due", "scope", "next_try_at"),
 )

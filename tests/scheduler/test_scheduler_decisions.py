@@ -1,6 +1,7 @@
 """The pure tables: states of runs, what follows an attempt, tenure, durations, policies."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from lockd_scheduler import BadSchedule
 from lockd_scheduler.durations import format_duration, parse_duration
-from lockd_scheduler.policies import Backoff, Delivery, Policy
+from lockd_scheduler.policies import Backoff, Delivery, Policy, jitter_of
 from lockd_scheduler.runs import ATTEMPT_MOVES, ENDS, RUN_MOVES, State, after_attempt
 from lockd_scheduler.tenure import Event, Phase, Tenure
 
@@ -21,10 +22,10 @@ def test_no_final_state_has_a_way_out() -> None:
         assert not set(table) & (ENDS | {State.SKIPPED})
 
 
-def test_r3_a_claimed_attempt_can_only_come_to_run() -> None:
-    """R3: nothing leads from claimed to an end without `running` in between."""
-    assert ATTEMPT_MOVES[State.CLAIMED] == {State.RUNNING}
-    assert RUN_MOVES[State.CLAIMED] == {State.RUNNING}
+def test_r3_what_was_claimed_comes_to_run_or_is_cancelled_unbegun() -> None:
+    """R3: nothing leads from claimed to an outcome without `running` in between."""
+    assert ATTEMPT_MOVES[State.CLAIMED] == {State.RUNNING, State.CANCELLED}
+    assert RUN_MOVES[State.CLAIMED] == {State.RUNNING, State.CANCELLED}
 
 
 def test_a_known_failure_is_retried_as_often_as_asked() -> None:
@@ -33,6 +34,12 @@ def test_a_known_failure_is_retried_as_often_as_asked() -> None:
         State.CLAIMED,
         State.FAILED,
     ]
+
+
+def test_an_attempt_that_ended_at_its_time_out_is_a_known_failure() -> None:
+    assert after_attempt(State.TIMED_OUT, ONCE, attempt_number=2).state is State.CLAIMED
+    assert after_attempt(State.TIMED_OUT, ONCE, attempt_number=3).state is State.TIMED_OUT
+    assert after_attempt(State.CANCELLED, ONCE, attempt_number=1).state is State.CANCELLED
 
 
 def test_a_lost_attempt_is_tried_again_only_at_least_once() -> None:
@@ -88,7 +95,12 @@ def test_what_is_not_a_duration_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        ({"overlap": "queue"}, "choose from: skip, allow"),
+        ({"overlap": "queue"}, "choose from: skip, queue_one, queue_all, replace, allow"),
+        ({"timeout": "0s"}, "timeout='0s'"),
+        ({"lock": ""}, "lock=''"),
+        ({"keep": {"weeks": 3}}, '"runs" and "days"'),
+        ({"keep": {"runs": 0}}, "whole numbers from 1"),
+        ({"keep": {"days": "90"}}, "whole numbers from 1"),
         ({"catch_up": "some"}, "choose from: none, latest, all"),
         ({"delivery": "exactly_once"}, "choose from: at_most_once, at_least_once"),
         ({"within": "6h"}, "catch_up"),
@@ -96,11 +108,41 @@ def test_what_is_not_a_duration_is_refused(text: str) -> None:
         ({"backoff": "1h..1m"}, "shorter"),
     ],
 )
-def test_a_wrong_option_is_refused_by_name(words: dict[str, str], hint: str) -> None:
+def test_a_wrong_option_is_refused_by_name(words: dict[str, Any], hint: str) -> None:
     with pytest.raises(BadSchedule, match=hint):
-        Policy.from_words(**words)  # type: ignore[arg-type]
+        Policy.from_words(**words)
 
 
 def test_a_policy_comes_back_from_json() -> None:
     policy = Policy.from_words(catch_up="latest", within="6h", retries=3, backoff="1m..1h")
     assert Policy.from_json(policy.to_json()) == policy
+    whole = Policy.from_words(
+        timeout="30m",
+        jitter="90s",
+        lock="reports",
+        keep={"runs": 500, "days": 90},
+        alert_if_late="15m",
+        overlap="queue_one",
+    )
+    assert Policy.from_json(whole.to_json()) == whole
+
+
+def test_a_new_word_is_no_change_of_a_schedule_that_does_not_use_it() -> None:
+    """The definitions that 0.1.0 wrote stay equal to those that are written now."""
+    assert Policy().to_json() == {
+        "overlap": "skip",
+        "catch_up": "none",
+        "within": None,
+        "delivery": "at_most_once",
+        "retries": 0,
+        "backoff": "10s..10m",
+    }
+
+
+def test_r6_jitter_is_a_delay_of_the_run_alone_and_always_the_same() -> None:
+    policy = Policy.from_words(jitter="90s")
+    delays = [jitter_of(policy, f"ops/tick/{number}") for number in range(200)]
+    assert delays == [jitter_of(policy, f"ops/tick/{number}") for number in range(200)]
+    assert all(timedelta() <= delay <= timedelta(seconds=90) for delay in delays)
+    assert max(delays) - min(delays) > timedelta(seconds=60)
+    assert jitter_of(Policy(), "ops/tick/1") == timedelta()

@@ -98,10 +98,9 @@ def test_r1_taking_office_needs_a_newer_token(world: World) -> None:
 def test_r1_every_transaction_of_the_office_is_guarded(world: World, work: str) -> None:
     """R1: zero rows in the fence, nothing changes."""
     world.process().elected(7)
-    specs = {name: job.spec for name, job in world.cron.jobs.items()}
     old = Mandate("ops", "local", 6, "process-0")
     works: dict[str, Callable[[], object]] = {
-        "claim_due": lambda: world.ledger.claim_due(old, specs, now=NOON),
+        "claim_due": lambda: world.ledger.claim_due(old, now=NOON),
         "keep_schedules": lambda: world.ledger.keep_schedules(old, {}, now=NOON),
         "take_over": lambda: world.ledger.take_over(old, keep=frozenset(), now=NOON),
         "mark_lost": lambda: world.ledger.mark_lost(old, silent_since=NOON, now=NOON),

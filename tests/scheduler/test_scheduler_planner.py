@@ -21,6 +21,7 @@ def told(planned: Plan) -> list[str]:
     for fire in planned.fires:
         words = [_offset(fire.time), *([fire.skipped.value] if fire.skipped else [])]
         words += [f"until {_offset(fire.until)}"] if fire.until else []
+        words += ["waits"] if fire.waits else []
         lines.append(" ".join(words))
     return lines
 
@@ -37,9 +38,19 @@ def after(
     *,
     first: timedelta = timedelta(),
     running: bool = False,
+    waiting: bool = False,
+    paused: timedelta | None = None,
 ) -> Plan:
     """The plan at noon + `elapsed` for a schedule that stands at noon + `first`."""
-    return plan(EveryTrigger(every), policy, next_fire_at=NOON + first, now=NOON + elapsed, running=running)
+    return plan(
+        EveryTrigger(every),
+        policy,
+        next_fire_at=NOON + first,
+        now=NOON + elapsed,
+        running=running,
+        waiting=waiting,
+        paused_until=None if paused is None else NOON + paused,
+    )
 
 
 def test_a_fire_at_its_time_is_run() -> None:
@@ -108,6 +119,36 @@ def test_a_one_shot_ends_its_schedule() -> None:
     assert (told(kept), kept.next_fire_at) == (["00:00"], None)
 
 
+def test_queue_one_lets_one_wait_and_queue_all_lets_all() -> None:
+    one, every = Policy(Overlap.QUEUE_ONE), Policy(Overlap.QUEUE_ALL)
+    assert told(after(SECOND * 4, SECOND * 2, one)) == ["00:00", "00:02 waits", "00:04 overlap"]
+    assert told(after(SECOND * 0, MINUTE, one, running=True)) == ["00:00 waits"]
+    assert told(after(SECOND * 0, MINUTE, one, running=True, waiting=True)) == ["00:00 overlap"]
+    assert told(after(SECOND * 4, SECOND * 2, every, running=True, waiting=True)) == [
+        "00:00 waits", "00:02 waits", "00:04 waits"
+    ]  # fmt: skip
+
+
+def test_replace_runs_the_newest_alone_and_ends_what_runs() -> None:
+    replace = Policy(Overlap.REPLACE)
+    assert not after(SECOND * 0, MINUTE, replace).replaces
+    several = after(SECOND * 4, SECOND * 2, replace)
+    assert told(several) == ["00:00 replaced", "00:02 replaced", "00:04"]
+    assert not several.replaces, "nothing ran before"
+    running = after(SECOND * 4, SECOND * 2, replace, running=True)
+    assert told(running) == ["00:00 replaced", "00:02 replaced", "00:04 waits"]
+    assert running.replaces
+
+
+def test_what_fell_into_a_pause_is_one_row_whatever_is_caught_up() -> None:
+    policy = Policy(ALLOW, CatchUp.ALL)
+    planned = after(MINUTE * 5, MINUTE, policy, paused=MINUTE * 4 + SECOND * 30)
+    assert told(planned) == ["00:00 paused until 04:30", "05:00"]
+    still = after(MINUTE * 5, MINUTE * 4, policy, paused=MINUTE * 5)
+    assert told(still) == ["00:00 paused until 05:00"]
+    assert still.next_fire_at == NOON + MINUTE * 8
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     every=st.integers(1, 4000).map(lambda seconds: timedelta(seconds=seconds)),
@@ -115,9 +156,17 @@ def test_a_one_shot_ends_its_schedule() -> None:
     catch_up=st.sampled_from(CatchUp),
     overlap=st.sampled_from(Overlap),
     within=st.none() | st.integers(1, 300).map(lambda seconds: timedelta(seconds=seconds)),
+    paused=st.none() | st.integers(-10, 500).map(lambda seconds: timedelta(seconds=seconds)),
+    live=st.sampled_from([(False, False), (True, False), (True, True)]),
 )
 def test_p5_every_due_fire_is_in_exactly_one_row(
-    every: timedelta, late: timedelta, catch_up: CatchUp, overlap: Overlap, within: timedelta | None
+    every: timedelta,
+    late: timedelta,
+    catch_up: CatchUp,
+    overlap: Overlap,
+    within: timedelta | None,
+    paused: timedelta | None,
+    live: tuple[bool, bool],
 ) -> None:
     """P5: whatever the policy, nothing that is due goes without a row, and nothing has two."""
     policy = Policy(overlap, catch_up, None if catch_up is CatchUp.NONE else within)
@@ -128,7 +177,21 @@ def test_p5_every_due_fire_is_in_exactly_one_row(
     covered: list[datetime] = []
     upcoming: datetime | None = first
     while upcoming is not None and upcoming <= now:
-        planned = plan(trigger, policy, next_fire_at=upcoming, now=now, running=False)
+        planned = plan(
+            trigger,
+            policy,
+            next_fire_at=upcoming,
+            now=now,
+            running=live[0],
+            waiting=live[1],
+            paused_until=None if paused is None else min(first + paused, now),
+        )
+        assert planned.fires
+        assert sum(not fire.skipped for fire in planned.fires) <= 1 or overlap in (
+            Overlap.ALLOW,
+            Overlap.QUEUE_ALL,
+            Overlap.QUEUE_ONE,
+        )
         for fire in planned.fires:
             one: datetime | None = fire.time
             while one is not None and (one < fire.until if fire.until else one == fire.time):

@@ -1,4 +1,4 @@
-"""When a schedule fires: by a cron line in a time zone, at an interval, by the calendar, or once.
+"""When a schedule fires: by a cron line in a zone, at an interval, by the calendar, once, or after another.
 
 Every trigger answers one question, `next_after(moment)`, from its own definition alone: the same
 series of UTC moments in every process and after every restart. None of them reads a clock.
@@ -18,6 +18,7 @@ from typing import Any
 
 from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.errors import BadSchedule
+from lockd_scheduler.triggers.after import After, AfterTrigger
 from lockd_scheduler.triggers.at import AtTrigger
 from lockd_scheduler.triggers.base import Trigger
 from lockd_scheduler.triggers.calendar import CalendarTrigger
@@ -26,6 +27,8 @@ from lockd_scheduler.triggers.every import EveryTrigger, hashed_slot
 from lockd_scheduler.triggers.zones import zone_named
 
 __all__ = [
+    "After",
+    "AfterTrigger",
     "AtTrigger",
     "CalendarTrigger",
     "CronTrigger",
@@ -61,6 +64,8 @@ def trigger_from_json(definition: dict[str, Any]) -> Trigger:
             return EveryTrigger(parse_duration(period), parse_duration(offset))
         case {"type": "at", "moment": str(moment)}:
             return AtTrigger(datetime.fromisoformat(moment))
+        case {"type": "after", "job": str(job), "on": str(on)}:
+            return AfterTrigger(job, on)
         case {"type": "calendar"}:
             return CalendarTrigger.from_json(definition)
         case _:
