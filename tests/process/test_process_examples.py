@@ -129,6 +129,41 @@ def test_async_endpoint(example: Example) -> None:
             server.wait(PATIENCE_S)
 
 
+def test_fenced_service(example: Example) -> None:
+    """Two callers, one after the other; then the first one comes again, with its old token."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    words = [sys.executable, "-m", "uvicorn", "fenced_service:app", "--app-dir", str(EXAMPLES)]
+    with subprocess.Popen(
+        [*words, "--port", str(port), "--log-level", "error"], env=example.environ, cwd=example.cwd
+    ) as server:
+        try:
+            eventually(lambda: is_answering(f"{url}/openapi.json"), "the service answers")
+            first, second = (example.python("fenced_service.py", url) for _ in range(2))
+            assert first.startswith("{'closed': 1} under token ")
+            assert token_in(first) < token_in(second)
+            with urllib.request.urlopen(f"{url}/fences/orders") as answer:
+                fence = json.load(answer)["fence"]
+            assert fence.endswith(f"/{token_in(second)}")
+            stale = fence.replace(f"/{token_in(second)}", f"/{token_in(first)}")
+            late = urllib.request.Request(f"{url}/orders/1", method="PUT", headers={"Fencing-Token": stale})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(late)
+            with refused.value as answer:
+                assert (answer.code, json.load(answer)["mark"]) == (412, token_in(second))
+        finally:
+            server.terminate()
+            server.wait(PATIENCE_S)
+
+
+def is_answering(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 def test_fenced_worker_twice_with_growing_tokens(example: Example) -> None:
     first, second = (example.python("fenced_worker.py") for _ in range(2))
     assert "order 1 is closed" in first
