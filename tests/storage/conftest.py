@@ -59,10 +59,8 @@ def s3_server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_store(s3_server: S3Server) -> Iterator[S3Store]:
-    client = s3_server.client()
-    yield S3Store(s3_server.fresh_bucket(), client)
-    client.close()
+def s3_store(s3_server: S3Server) -> S3Store:
+    return S3Store(s3_server.fresh_bucket(), s3_server.shared_client)
 
 
 @pytest.fixture(scope="session")
