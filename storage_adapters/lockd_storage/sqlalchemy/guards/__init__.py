@@ -15,5 +15,6 @@ Start reading at `guard`, the value that says which table wants which fence.
 """
 
 from lockd_storage.sqlalchemy.guards.guard import Guard, declared_guard
+from lockd_storage.sqlalchemy.guards.net import guard_engine
 
-__all__ = ["Guard", "declared_guard"]
+__all__ = ["Guard", "declared_guard", "guard_engine"]
