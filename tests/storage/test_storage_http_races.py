@@ -1,10 +1,11 @@
 """An old holder's request stands still in the service while the new holder installs."""
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, Semaphore
 from typing import Annotated
 
 import httpx
@@ -14,9 +15,12 @@ from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lockd_storage import HeldLease, Mark
+from lockd_storage.fencing import INSTALL_SECONDS
 from lockd_storage.http import FenceMiddleware, PresentedLease, fence_routes, fencing_header
 from lockd_storage.http.fastapi import fence_of, fenced_by
 from lockd_storage.http.presented import PresentedLeases
+from lockd_storage.http.routes import INSTALLS_AT_ONCE_MAX
 from lockd_storage.http.sessions import fenced_session
 from lockd_storage.memory import MemoryFence
 from lockd_storage.sqlalchemy import SqlFence
@@ -26,6 +30,8 @@ from tests.storage.web import PATIENCE_S, serving
 
 OLD, NEW = GivenLease(33), GivenLease(34)
 STILL_WAITING_SECONDS = 0.3
+THREADS_OF_THE_POOL = 40
+"""anyio's default, which Starlette's handlers share."""
 
 
 @dataclass
@@ -159,6 +165,63 @@ def test_requests_of_one_token_go_on_side_by_side() -> None:
         pause.go_on.set()
         assert (first.result(), second.result()) == (200, 200)
     assert lines == [33, 33]
+
+
+class SlowFence(MemoryFence):
+    """Its installs stand still until they are let go, as under many older writers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = Event()
+        self.waiting = Semaphore(0)
+
+    def install(
+        self, lease: HeldLease, resource: str | None = None, *, timeout: float = INSTALL_SECONDS
+    ) -> Mark:
+        self.waiting.release()
+        assert self.go_on.wait(PATIENCE_S)
+        return super().install(lease, resource, timeout=timeout)
+
+
+def test_installs_that_wait_leave_handlers_their_threads() -> None:
+    """A handler that an install waits for may need a thread of the common pool to come to its end."""
+    fence = SlowFence()
+    app = FastAPI()
+    app.mount("/fences", fence_routes(fence))
+
+    @app.get("/")
+    def hello() -> str:
+        return "hello"
+
+    async def use(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=httpx.Limits()) as client:
+            header = fencing_header(NEW)
+            installs = [
+                asyncio.create_task(client.put("/fences/orders", headers=header))
+                for _ in range(THREADS_OF_THE_POOL + INSTALLS_AT_ONCE_MAX)
+            ]
+            for _ in range(INSTALLS_AT_ONCE_MAX):
+                assert await asyncio.to_thread(fence.waiting.acquire, timeout=PATIENCE_S)
+            try:
+                assert (await client.get("/", timeout=5.0)).json() == "hello"
+                assert (await client.get("/fences/orders", timeout=5.0)).status_code == 404
+                assert not fence.waiting.acquire(blocking=False), "more are at it than may"
+            finally:
+                fence.go_on.set()
+            assert {(await install).status_code for install in installs} == {200}
+
+    with serving(app) as url:
+        asyncio.run(use(url))
+
+
+def test_s5_the_service_bounds_how_long_an_install_waits() -> None:
+    fence = MemoryFence()
+    app = FastAPI()
+    app.mount("/fences", fence_routes(fence, seconds=0.5))
+    fence.install(OLD)
+    with callers(app) as (client, _), fence.write(OLD):
+        reply = client.put("/fences/orders?timeout=60", headers=fencing_header(NEW))
+        assert (reply.status_code, reply.json()["type"]) == (503, "tag:lockd,2026:fence/unavailable")
 
 
 def in_database(engine: sa.Engine, before: Pause, after: Pause) -> FastAPI:

@@ -1,6 +1,9 @@
 """What a service over a real socket answers, and that a reply follows its commit."""
 
 import asyncio
+import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import httpx
@@ -113,6 +116,12 @@ def test_a_lease_for_something_else_does_not_count(shop: Shop) -> None:
     both = shop.post("/orders?token=33", GivenLease(7, lock="stock"), LEASE)
     assert both.is_success
     assert shop.lines() == [33]
+
+
+def test_a_fence_may_come_in_a_header_line_of_its_own(shop: Shop) -> None:
+    shop.fence.install(LEASE)
+    lines = [*fencing_header(GivenLease(7, lock="stock")).items(), *fencing_header(LEASE).items()]
+    assert shop.client.post("/orders?token=33", headers=lines).is_success
 
 
 def test_an_entity_of_the_path_has_a_fence_of_its_own(shop: Shop) -> None:
@@ -361,3 +370,27 @@ def test_routes_serve_an_async_fence() -> None:
     routes = fence_routes(AsyncTwin())
     assert ask(routes, "PUT", "/orders", LEASE).json()["fence"] == LEASE.fence
     assert ask(routes, "GET", "/orders").json()["fence"] == LEASE.fence
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "advice"),
+    [
+        ("lockd_storage.http.client", "httpx", "pip install"),
+        ("lockd_storage.http.fastapi", "fastapi", "pip install fastapi"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: str, missing: str, advice: str
+) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=f"{module} needs .*{advice}"):
+        importlib.import_module(module)
+
+
+def test_the_middleware_needs_neither() -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['fastapi', 'httpx', 'sqlalchemy']));"
+        " import lockd_storage.http"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

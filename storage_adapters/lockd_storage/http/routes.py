@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -15,7 +15,7 @@ from lockd_storage.fencing import INSTALL_SECONDS, HeldLease, Mark
 from lockd_storage.http.middleware import FenceMiddleware
 from lockd_storage.http.presented import REQUEST_SECONDS, PresentedLease, PresentedLeases, resource_in_path
 
-INSTALLS_AT_ONCE_MAX = 16
+INSTALLS_AT_ONCE_MAX = 32
 
 
 class _Installing:
@@ -44,38 +44,35 @@ class FenceRoutes:
         self._fence = fence
         self._seconds = seconds
         # Installs wait for writers, and the writers may need a thread of the common pool to end.
-        self._threads = CapacityLimiter(INSTALLS_AT_ONCE_MAX)
+        self._installing = CapacityLimiter(INSTALLS_AT_ONCE_MAX)
 
     async def install(self, request: Request) -> JSONResponse:
         """`PUT /fences/{resource}`: 200 with the mark, once it is the lease's."""
         resource = resource_in_path(request.path_params["resource"])
         presented: PresentedLeases = request.state.fences
         lease: HeldLease = _Installing(presented.lease(resource))
-        timeout = min(_timeout(request), self._seconds)
-        return _shown(await self._call(self._fence.install, lease, resource, timeout=timeout))
+        install = partial(self._fence.install, lease, resource, timeout=min(_timeout(request), self._seconds))
+        return _shown(await self._called(install, limiter=self._installing))
 
     async def mark(self, request: Request) -> JSONResponse:
         """`GET /fences/{resource}`: 200 with the mark now, 404 without one. For people and tests."""
         resource = resource_in_path(request.path_params["resource"])
-        mark = await self._call(self._fence.mark, resource)
+        mark = await self._called(partial(self._fence.mark, resource))
         if mark is None:
             return JSONResponse({"resource": resource, "fence": None}, status_code=404)
         return _shown(mark)
 
-    async def _call(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if inspect.iscoroutinefunction(verb):
-            return await verb(*args, **kwargs)
-        return await to_thread.run_sync(lambda: verb(*args, **kwargs), limiter=self._threads)
+    async def _called(self, verb: "partial[Any]", *, limiter: CapacityLimiter | None = None) -> Any:
+        if inspect.iscoroutinefunction(verb.func):
+            return await verb()
+        return await to_thread.run_sync(verb, limiter=limiter)
 
 
 def fence_routes(fence: Any, *, seconds: float = REQUEST_SECONDS) -> FenceMiddleware:
     """See `FenceRoutes`. `seconds` bounds an install with all its waiting."""
     routes = FenceRoutes(fence, seconds=seconds)
     path = "/{resource:path}"
-    router = Router(
-        [Route(path, routes.install, methods=["PUT"]), Route(path, routes.mark, methods=["GET"])],
-        redirect_slashes=False,
-    )
+    router = Router([Route(path, routes.install, methods=["PUT"]), Route(path, routes.mark, methods=["GET"])])
     return FenceMiddleware(router, seconds=seconds)
 
 
