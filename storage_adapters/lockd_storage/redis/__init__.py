@@ -28,7 +28,7 @@ Not prevented: whoever may run SET may write around the script, as no ACL can de
 WATCH, MULTI and EXEC pipelines are not offered: a batch or a script does the same in one round trip.
 
 Start reading at `core`. `scripts` has the Lua, `keys` the names, `verbs` the commands; `fence` and `aio`
-are the two faces.
+are the two faces, `upkeep` is for operators.
 """
 
 try:
@@ -39,5 +39,6 @@ except ImportError as error:
 from lockd_storage.redis.aio import AsyncRedisFence
 from lockd_storage.redis.fence import RedisFence
 from lockd_storage.redis.keys import tagged_key
+from lockd_storage.redis.upkeep import RedisUpkeep
 
-__all__ = ["AsyncRedisFence", "RedisFence", "tagged_key"]
+__all__ = ["AsyncRedisFence", "RedisFence", "RedisUpkeep", "tagged_key"]

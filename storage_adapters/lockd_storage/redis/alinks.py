@@ -48,6 +48,7 @@ class _Link:
 
     def __init__(self, client: Redis | RedisCluster, key: bytes) -> None:
         self._client: Any = client  # redis-py's own methods are largely untyped
+        self._sharded = isinstance(client, RedisCluster)
         self._key = key
         self._node: ClusterNode | None = None
         self._connection: Any = None
@@ -85,20 +86,20 @@ class _Link:
             raise
 
     async def _connect(self, address: tuple[str, int] | None) -> None:
-        if not isinstance(self._client, RedisCluster):
-            self._connection = await self._client.connection_pool.get_connection()
-            return
-        await self._client.initialize()
-        if address is None:
-            node = self._client.get_node_from_key(self._key.decode())
+        if self._sharded:
+            await self._client.initialize()
+            if address is None:
+                self._node = self._client.get_node_from_key(self._key.decode())
+            else:
+                self._node = self._client.get_node(*address)
+            if self._node is None:
+                raise RedisConnectionError(f"the cluster names no such node: {address or self._key!r}")
+            self._connection = self._node.acquire_connection()
         else:
-            node = self._client.get_node(*address)
-        if node is None:
-            raise RedisConnectionError(f"the cluster names no such node: {address or self._key!r}")
-        self._node = node
-        connection: Any = node.acquire_connection()
-        self._connection = connection
-        # A node's connections are not looked at when they are taken, as a pool's are.
+            self._connection = await self._client.connection_pool.get_connection()
+        # Nothing should be there to be read. What the server closed while it was idle looks so too, and
+        # redis-py itself takes that for a notice, which RESP3 may bring.
+        connection = self._connection
         peek = getattr(connection, "can_read", None) or connection.can_read_destructive  # redis-py < 8
         if connection.is_connected and await peek():
             await connection.disconnect(nowait=True)

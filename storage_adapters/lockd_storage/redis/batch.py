@@ -33,9 +33,9 @@ class Batch(FencedWrites):
         self._added: dict[bytes, int] = {}
         self._needs: dict[bytes, str] = {}
 
-    def set(self, key: Key, value: Value, *, ex: int | None = None) -> None:
+    def set(self, key: Key, value: Value, *, ex: int | None = None) -> Any:
         """SET, to expire after `ex` seconds."""
-        self._do(self._set(key, value, seconds=ex, option=None, resets=True))
+        return self._do(self._set(key, value, seconds=ex, option=None, resets=True))
 
     def _do(self, command: Command) -> None:
         if len(self._commands) >= COMMANDS_MAX:

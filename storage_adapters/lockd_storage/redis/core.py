@@ -10,11 +10,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from lockd.errors import CorruptData
-from lockd.ids import ClusterId, Fence
+from lockd.ids import Fence
 from lockd_storage.errors import NotDurable, NotFenceable
 from lockd_storage.fencing import (
-    Floor,
     HeldLease,
     Mark,
     check_deadline,
@@ -29,6 +27,7 @@ from lockd_storage.redis.batch import Batch
 from lockd_storage.redis.keys import check_key, mark_key, tag_of
 from lockd_storage.redis.refusals import Lost, explain
 from lockd_storage.redis.scripts import Script
+from lockd_storage.redis.stored import stored_floor, stored_mark
 from lockd_storage.redis.verbs import Command
 
 T = TypeVar("T")
@@ -103,13 +102,18 @@ def install(
     try:
         yield from _refuse_eviction()
         if replicas is None:
-            facts = _facts((yield Request((b"INFO", b"replication"))))
-            replicas = int(facts.get("connected_slaves", "0"))
+            replicas = yield from connected_replicas()
         fence = grant.fence
         arguments = (grant.lease.lock.encode(), fence.cluster, fence.incarnation, str(fence.token))
         _, *before = yield from run(scripts.INSTALL, (grant.mark_key, floor_key), arguments)
         mark = _judge_install(grant, before)
-        yield from _confirmed(grant.resource, replicas=replicas, confirm=confirm, timeout=timeout)
+        yield from confirmed(
+            f"the mark of resource {grant.resource!r}",
+            resource=grant.resource,
+            replicas=replicas,
+            confirm=confirm,
+            timeout=timeout,
+        )
     except RedisError as error:
         explain(error, grant.resource, grant.fence, lost=Lost.INSTALL)
     return mark
@@ -122,24 +126,6 @@ def read_mark(resource: str) -> Steps[Mark | None]:
     except RedisError as error:
         explain(error, resource, None, lost=Lost.READ)
     return stored_mark(resource, lock, fence)
-
-
-def stored_mark(resource: str, lock: bytes | None, fence: bytes | None) -> Mark | None:
-    """A mark as it is kept. Raises CorruptData when someone has written something else there."""
-    if fence is None:
-        return None
-    try:
-        return Mark(resource, (lock or b"").decode(), Fence.parse(fence.decode()))
-    except ValueError as error:
-        raise CorruptData(
-            f"the hash {mark_key(tag_of(resource)).decode()!r} is not the mark of resource {resource!r}"
-            f" ({error}). Nothing is written under it until it is deleted, and the holder has installed again"
-        ) from error
-
-
-def stored_floor(token: bytes | None, cluster: bytes | None) -> Floor:
-    """The floor as it is kept."""
-    return Floor(int(token or 0), None if cluster is None else ClusterId(cluster.decode()))
 
 
 def command(grant: Grant, given: Command) -> Steps[Any]:
@@ -210,6 +196,11 @@ def _judge_install(grant: Grant, before: list[bytes | None]) -> Mark:
     )
 
 
+def connected_replicas() -> Steps[int]:
+    """How many replicas the primary sees now."""
+    return int(_facts((yield Request((b"INFO", b"replication")))).get("connected_slaves", "0"))
+
+
 def _refuse_eviction() -> Steps[None]:
     policy = _facts((yield Request((b"INFO", b"memory")))).get("maxmemory_policy", "unknown")
     if policy.startswith("allkeys-") or policy == "unknown":
@@ -219,7 +210,8 @@ def _refuse_eviction() -> Steps[None]:
         )
 
 
-def _confirmed(resource: str, *, replicas: int, confirm: Confirm, timeout: float) -> Steps[None]:
+def confirmed(what: str, *, resource: str, replicas: int, confirm: Confirm, timeout: float) -> Steps[None]:
+    """Wait until the connection's last write has come to so many replicas. Raises NotDurable."""
     if confirm == "memory" and replicas == 0:
         return
     left_ms = max(1, round(timeout * 1000))
@@ -232,7 +224,7 @@ def _confirmed(resource: str, *, replicas: int, confirm: Confirm, timeout: float
                 here, acknowledged = yield Request((b"WAITAOF", 1, replicas, slice_ms))
             except ResponseError as error:
                 raise NotFenceable(
-                    f"the mark can't be confirmed on disk: {error}. That needs appendonly yes, and Redis 7.2"
+                    f"{what} can't be confirmed on disk: {error}. That needs appendonly yes, and Redis 7.2"
                     " or Valkey"
                 ) from error
         else:
@@ -240,8 +232,8 @@ def _confirmed(resource: str, *, replicas: int, confirm: Confirm, timeout: float
         if here >= 1 and acknowledged >= replicas:
             return
     raise NotDurable(
-        f"the mark of resource {resource!r} is set on the primary, and {acknowledged} of {replicas} replicas"
-        f" have confirmed it in {timeout:g} s: a failover could lose it. Install again once they are back",
+        f"{what} is set on the primary, and {acknowledged} of {replicas} replicas have confirmed it in"
+        f" {timeout:g} s: a failover could lose it. Do it again once they are back",
         resource=resource,
     )
 

@@ -20,10 +20,11 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from lockd.errors import AccessDenied, LockdError, OutcomeUnknown, Unavailable
+from lockd.errors import AccessDenied, CorruptData, LockdError, OutcomeUnknown, Unavailable
 from lockd.ids import Fence
 from lockd_storage.errors import NotFenceable
-from lockd_storage.fencing import Mark, judge_write
+from lockd_storage.fencing import judge_write
+from lockd_storage.redis.stored import stored_mark
 
 # Refused before the first write of a command or script, and likely to pass.
 _PASSING = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, BusyLoadingError)
@@ -40,6 +41,7 @@ class Lost(Enum):
     READ = "read"
     WRITE = "write"
     INSTALL = "install"
+    UPKEEP = "upkeep"
 
 
 def explain(error: RedisError, resource: str, fence: Fence | None, *, lost: Lost) -> NoReturn:
@@ -59,7 +61,9 @@ def unreachable(error: Exception) -> LockdError:
     return Unavailable(f"the server can't be reached: {error}")
 
 
-def _meaning(error: RedisError, resource: str, fence: Fence | None, *, lost: Lost) -> LockdError | RedisError:
+def _meaning(
+    error: RedisError, resource: str, fence: Fence | None, *, lost: Lost
+) -> LockdError | CorruptData | RedisError:
     if isinstance(error, ResponseError | BusyLoadingError):
         return _answered(error, resource, fence)
     if isinstance(error, AuthenticationError | AuthorizationError):
@@ -73,6 +77,8 @@ def _meaning(error: RedisError, resource: str, fence: Fence | None, *, lost: Los
             return OutcomeUnknown(
                 f"the reply to the install for {resource!r} was lost: install again ({error})"
             )
+        case Lost.UPKEEP:
+            return OutcomeUnknown(f"a reply was lost: call it again ({error})")
         case Lost.WRITE:
             return OutcomeUnknown(
                 f"the reply to a write to {resource!r} was lost: it may have been applied, and was not sent"
@@ -80,14 +86,14 @@ def _meaning(error: RedisError, resource: str, fence: Fence | None, *, lost: Los
             )
 
 
-def _answered(error: RedisError, resource: str, fence: Fence | None) -> LockdError | RedisError:
+def _answered(error: RedisError, resource: str, fence: Fence | None) -> LockdError | CorruptData | RedisError:
     text = _PLACE.sub("", str(error), count=1)
     code, _, rest = text.partition(" ")
     if fence is not None and code in ("LFMISSING", "LFMARK"):
-        stands = Mark(resource, "", Fence.parse(rest)) if code == "LFMARK" else None
         try:
+            stands = stored_mark(resource, None, rest.encode() if code == "LFMARK" else None)
             judge_write(stands, resource=resource, fence=fence)
-        except LockdError as refusal:
+        except (LockdError, CorruptData) as refusal:
             return refusal
     if code == "LFPARTLY":
         number, _, reason = rest.partition(" ")

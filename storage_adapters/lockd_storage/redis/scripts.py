@@ -56,7 +56,7 @@ else
 end
 if ours then
   -- Also when nothing changes: WAIT counts who has this connection's last write (SAFETY S7).
-  redis.call('HSET', KEYS[1], 'lock', lock, 'fence', fence)
+  redis.call('HSET', KEYS[1], 'lock', lock, 'fence', fence, 'at', redis.call('TIME')[1])
   redis.call('PERSIST', KEYS[1])
 end
 return {{ours and 1 or 0, before[1], before[2], floor[1], floor[2]}}
@@ -117,37 +117,29 @@ return replies
 """.encode()
 )
 
-# KEYS: floor. ARGV: token, cluster or ''. Returns the floor that stands then.
-RAISE_FLOOR = Script(
-    f"""{_ABOVE}
+# KEYS: floor. ARGV: token and cluster that must stand there, token and cluster to put there, each "" for
+# none. Returns whether they stood there. The floor is written also when it stays, for WAIT.
+MOVE_FLOOR = Script(
+    b"""
 local floor = redis.call('HMGET', KEYS[1], 'token', 'cluster')
-local token = above(ARGV[1], floor[1] or '0') and ARGV[1] or floor[1] or '0'
-redis.call('HSET', KEYS[1], 'token', token)
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'cluster', ARGV[2]) end
+if (floor[1] or '') ~= ARGV[1] or (floor[2] or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'token', ARGV[3])
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'cluster', ARGV[4]) end
 redis.call('PERSIST', KEYS[1])
-return token
-""".encode()
+return 1
+"""
 )
 
-# KEYS: mark, floor. Returns 1 if the mark was at or under the floor, and is gone.
+# KEYS: mark, floor. ARGV: the mark's fence, or "" for any. Removes the mark if the floor refuses it.
 PURGE = Script(
     f"""{_ABOVE}
 local fence = redis.call('HGET', KEYS[1], 'fence')
-local floor = redis.call('HGET', KEYS[2], 'token') or '0'
-if fence and not above(string.match(fence, '[^/]+$'), floor) then
-  return redis.call('DEL', KEYS[1])
-end
-return 0
+local floor = redis.call('HMGET', KEYS[2], 'token', 'cluster')
+if not fence or (ARGV[1] ~= '' and ARGV[1] ~= fence) then return 0 end
+local cluster, token = string.match(fence, '^(.-)/.-/(.-)$')
+if cluster and (not floor[2] or floor[2] == cluster) and above(token, floor[1] or '0') then return 0 end
+return redis.call('DEL', KEYS[1])
 """.encode()
-)
-
-# KEYS: mark. ARGV: the fence that must stand there, the fence to put there.
-REPLACE = Script(
-    b"""
-if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'fence', ARGV[2])
-return 1
-"""
 )
 
 
