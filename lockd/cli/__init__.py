@@ -59,6 +59,7 @@ _COMMANDS = {
     "snapshot": _Command("lockd.cli.snapshot", "snapshot", "Save, restore and look at the cluster's state."),
     "log": _Command("lockd.cli.log", "log", "Look into a node's log on disk."),
     "bench": _Command("lockd.cli.bench", "bench", "Measure how fast locks are granted and released."),
+    "fences": _Command("lockd_storage.cli", "fences", "Look after the marks in a storage.", "sqlalchemy"),
     "hash-password": _Command("lockd.cli.passwords", "hash_password", "Hash a password for --auth-file."),
 }
 

@@ -47,13 +47,13 @@ def in_one_step(engine: Engine, work: Callable[[Connection], ResultT], *, timeou
     raises; only after OutcomeUnknown may anything have changed.
     """
     by_dialect = {"postgresql": _on_postgresql, "sqlite": _on_sqlite}.get(engine.dialect.name, _on_mysql)
-    with _explained():
+    with explained():
         return by_dialect(engine, work, timeout=timeout)
 
 
 def reading(engine: Engine, work: Callable[[Connection], ResultT]) -> ResultT:
     """Call `work(connection)`, which only looks and waits for nobody. Raises as `in_one_step` does."""
-    with _explained(), engine.connect() as connection:
+    with explained(), engine.connect() as connection:
         return work(connection)
 
 
@@ -64,7 +64,8 @@ def no_more_waits(connection: Connection) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
+    """Raise what a database's error means to an operator in its place, where that is known."""
     try:
         yield
     except DBAPIError as error:
