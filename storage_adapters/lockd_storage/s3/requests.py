@@ -18,6 +18,9 @@ from botocore.exceptions import (
     IncompleteReadError,
     NoCredentialsError,
 )
+from botocore.exceptions import (
+    ConnectionError as NotConnectedError,
+)
 
 from lockd.errors import Unavailable
 from lockd_storage.errors import NotFenceable
@@ -25,6 +28,7 @@ from lockd_storage.errors import NotFenceable
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+NO_ANSWER = (HTTPClientError, NotConnectedError, IncompleteReadError)
 BUSY_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests"}
 DENIED_CODES = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
 MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
@@ -87,7 +91,7 @@ class Bucket:
             if _is_broken(error) or _was_sent_again(error):
                 return Put.IN_DOUBT
             raise explain(error, self.where(key)) from error
-        except HTTPClientError:
+        except NO_ANSWER:
             return Put.IN_DOUBT  # also a connection that was refused: an earlier try may have got through
         except BotoCoreError as error:
             raise explain(error, self.where(key)) from error
@@ -129,7 +133,7 @@ def explain(error: ClientError | BotoCoreError, where: str) -> Unavailable | Not
     if isinstance(error, NoCredentialsError):
         return NotFenceable(f"{where}: boto3 has found no credentials for this store: {error}")
     if isinstance(error, BotoCoreError):
-        if isinstance(error, (HTTPClientError, IncompleteReadError)):
+        if isinstance(error, NO_ANSWER):
             return Unavailable(f"{where}: the store does not answer: {error}")
         return NotFenceable(f"{where}: {error}")
     code = error.response["Error"]["Code"]
