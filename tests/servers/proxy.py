@@ -36,11 +36,9 @@ class LossyProxy:
 
 def _copy_replies(server: socket.socket, client: socket.socket, hang_up: Event) -> None:
     with suppress(OSError):
-        while data := server.recv(BUFFER):
-            if hang_up.is_set():
-                client.shutdown(socket.SHUT_RDWR)
-                return
+        while (data := server.recv(BUFFER)) and not hang_up.is_set():
             client.sendall(data)
+        client.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

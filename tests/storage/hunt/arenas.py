@@ -1,0 +1,40 @@
+"""The arenas by name, each with what it needs to be up."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from tests.servers.postgres import running_postgres
+from tests.storage.hunt.arena import Arena
+from tests.storage.hunt.memory import MemoryArena
+from tests.storage.hunt.postgresql import PostgresArena
+from tests.storage.hunt.sqlite import SqliteArena
+
+
+@contextmanager
+def _memory(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
+    yield MemoryArena()
+
+
+@contextmanager
+def _sqlite(folder: Path) -> Iterator[Arena]:
+    yield SqliteArena(folder)
+
+
+@contextmanager
+def _sqlite_wal(folder: Path) -> Iterator[Arena]:
+    yield SqliteArena(folder, journal="wal")
+
+
+@contextmanager
+def _postgresql(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
+    with running_postgres() as server, server.fresh_database() as url:
+        yield PostgresArena(url)
+
+
+ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "sqlite-wal": _sqlite_wal,
+    "postgresql": _postgresql,
+}
