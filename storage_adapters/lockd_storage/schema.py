@@ -41,9 +41,23 @@ def upgrade(bind: Engine | Connection, *, branch: str = "fence") -> None:
     Raises what SQLAlchemy and Alembic raise; then nothing was changed (but see MariaDB).
     """
     with _locked_transaction(bind) as connection:
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", MIGRATIONS)
-        command.upgrade(config, f"{branch}@head")
+        command.upgrade(_config(connection), f"{branch}@head")
+
+
+def downgrade(bind: Engine | Connection, *, branch: str = "fence") -> None:
+    """Drop one branch of lockd's tables, with all that is in them; for `bind` see `upgrade`.
+
+    Raises what the database says if something of the user's still needs them, as a guarded table does on
+    PostgreSQL.
+    """
+    with _locked_transaction(bind) as connection:
+        command.downgrade(_config(connection), f"{branch}@base")
+
+
+def _config(connection: Connection) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", MIGRATIONS)
+    return config
 
 
 @contextmanager

@@ -167,10 +167,7 @@ def _on_each(guard: Guard, name: str, when: str, action: str) -> list[str]:
 
 def _block(guard: Guard, body: str) -> str:
     """A DO block that runs `body` for the table and then for each partition, as `v_table`."""
-    table = f"{_literal(_table(guard))}::regclass"
-    parts = f"(SELECT {table} AS relid, 0 AS level UNION SELECT relid, level FROM pg_partition_tree({table}))"
-    loop = f"FOR v_table IN SELECT relid FROM {parts} AS tree ORDER BY level, relid LOOP"  # noqa: S608  quoted
-    block = f"DECLARE v_table regclass; v_trigger name; BEGIN {loop} {body} END LOOP; END"
+    block = _EACH_PART.format(table=_literal(_table(guard)), body=body)
     quote = "$lockd$"
     while quote in block:
         quote = f"{quote[:-1]}_$"
@@ -204,6 +201,12 @@ def _literal(words: str) -> str:
     return "'" + words.replace("'", "''") + "'"
 
 
+# pg_partition_tree() knows nothing of a table without partitions.
+_EACH_PART = (
+    "DECLARE v_table regclass; v_trigger name; BEGIN FOR v_table IN SELECT relid FROM"
+    " (SELECT {table}::regclass AS relid, 0 AS level UNION SELECT relid, level FROM pg_partition_tree({table}))"
+    " AS part ORDER BY level, relid LOOP {body} END LOOP; END"
+)
 _TRIGGERS = text(
     'SELECT t.tgrelid AS table_id, n.nspname AS schema, c.relname AS "table", t.tgname AS trigger,'
     " t.tgargs AS arguments, t.tgtype AS type, t.tgenabled::text AS enabled"
