@@ -124,7 +124,7 @@ class FileFence:
         return self._folder.read_floor()
 
     def raise_floor(
-        self, token: int, *, cluster: ClusterId | None = None, timeout: float = INSTALL_SECONDS
+        self, token: int, *, cluster: str | None = None, timeout: float = INSTALL_SECONDS
     ) -> list[Mark]:
         """Shut out all tokens up to this one, for good: the step after files were restored (SAFETY S2).
 
@@ -141,7 +141,8 @@ class FileFence:
             before = self._folder.read_floor()
             if cluster is not None and before.cluster not in (None, cluster):
                 raise WrongCluster(f"this directory belongs to cluster {before.cluster}", resource="")
-            floor = Floor(max(token, before.token), cluster or before.cluster)
+            owner = before.cluster if cluster is None else ClusterId(cluster)
+            floor = Floor(max(token, before.token), owner)
             below = [mark for mark in self._folder.marks() if mark.token <= floor.token]
             with explained(self._folder.path):
                 self._folder.write_floor(floor)  # from here on their writes are refused, marks or not
