@@ -1,5 +1,6 @@
 """The stores as fixtures; `store` is each of them in turn."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
 from tests.servers.moto import S3Server, running_moto
+from tests.servers.seaweed import running_seaweed
 from tests.servers.valkey import Program, ValkeyServer, running_valkey
 from tests.storage.http_store import HttpStore, Sites, running_sites, store_behind_http
 from tests.storage.redis_stores import RedisStore, async_redis_store, redis_store
@@ -53,8 +55,9 @@ def file_store(tmp_path: Path) -> FileStore:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """One S3 server, moto's, for each test process."""
-    with running_moto() as server:
+    """One S3 server for each test process: moto's, or SeaweedFS from LOCKD_WEED_BIN."""
+    weed = os.environ.get("LOCKD_WEED_BIN")
+    with running_moto() if weed is None else running_seaweed(Path(weed)) as server:
         yield server
 
 
