@@ -118,11 +118,11 @@ return replies
 )
 
 # KEYS: floor. ARGV: token and cluster that must stand there, token and cluster to put there, each "" for
-# none. Returns whether they stood there. The floor is written also when it stays, for WAIT.
+# none. Returns whether they stood there.
 MOVE_FLOOR = Script(
     b"""
 local floor = redis.call('HMGET', KEYS[1], 'token', 'cluster')
-if (floor[1] or '') ~= ARGV[1] or (floor[2] or '') ~= ARGV[2] then return 0 end
+if (floor[1] == '0' and '' or floor[1] or '') ~= ARGV[1] or (floor[2] or '') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'token', ARGV[3])
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'cluster', ARGV[4]) end
 redis.call('PERSIST', KEYS[1])
