@@ -131,6 +131,8 @@ class Attempts:
 class _HeldAttempt:
     """A `Condition` of each transaction: the attempt's row is as it was, and stays so until its end."""
 
+    watches_end = False
+
     def __init__(self, started: Started, idle: float) -> None:
         self._started = started
         self._idle = idle
@@ -148,6 +150,9 @@ class _HeldAttempt:
 
     def ended(self, connection: Connection) -> None:
         """Nothing to take back: the limit was the transaction's own."""
+
+    def left(self) -> None:
+        """Nothing is kept."""
 
     def explain(self, error: DBAPIError, engine: Engine) -> OutcomeUnknown | None:  # noqa: ARG002
         """A lost reply is told apart from the database's own answer, which means that nothing was written."""

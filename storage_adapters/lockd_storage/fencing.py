@@ -16,6 +16,7 @@ their check is code inside the store, are held to it by the contract suite.
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NoReturn, Protocol, TypeVar
 
 from lockd.errors import LeaseLost, StaleToken
@@ -141,13 +142,17 @@ def presented_fence(lease: HeldLease, *, resource: str, cluster: str | None) -> 
             " fenced with them (SAFETY G10)",
             resource=resource,
         )
-    fence = Fence.parse(lease.fence)
+    fence = _parse(lease.fence)
     if cluster is not None and fence.cluster != cluster:
         raise WrongCluster(
             f"lock {lease.lock!r} is held in cluster {fence.cluster}, and this fence is for {cluster}",
             resource=resource,
         )
     return fence
+
+
+# A lease presents the same text for each of its transactions.
+_parse = lru_cache(maxsize=1024)(Fence.parse)
 
 
 def writing_fence(lease: HeldLease, *, resource: str, cluster: str | None) -> Fence:

@@ -1,4 +1,4 @@
-"""`fenced` and `SqlFence` behind asyncio: asyncpg, psycopg's async face and aiosqlite."""
+"""`fenced` and `SqlFence` behind asyncio: asyncpg, psycopg's async face, asyncmy and aiosqlite."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -29,11 +29,13 @@ Runner = Callable[[Test], None]
 POSTGRES_PARAMS = [pytest.param(name, marks=pytest.mark.postgres) for name in POSTGRES_DRIVERS]
 
 
-@pytest.fixture(params=["aiosqlite", *POSTGRES_PARAMS])
+@pytest.fixture(params=["aiosqlite", pytest.param("asyncmy", marks=pytest.mark.mariadb), *POSTGRES_PARAMS])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> sa.URL:
     """A database with the fence store and an empty journal, for an asyncio driver."""
     if request.param == "aiosqlite":
         return made_ready(f"sqlite:///{tmp_path / 'data.db'}").set(drivername="sqlite+aiosqlite")
+    if request.param == "asyncmy":
+        return made_ready(request.getfixturevalue("mariadb_url")).set(drivername="mysql+asyncmy")
     plain = made_ready(request.getfixturevalue("postgres_url"))
     return plain.set(drivername=f"postgresql+{request.param}")
 
@@ -162,7 +164,8 @@ def test_s3_every_transaction_of_an_async_connection_is_checked(run: Runner) -> 
 
 
 def test_a_blocking_fence_serves_async_sessions_and_the_other_way_round(url: sa.URL) -> None:
-    driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[url.get_backend_name()]
+    blocking = {"mysql": "mysql+pymysql", "sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+    driver = blocking[url.get_backend_name()]
     plain = sa.create_engine(url.set(drivername=driver))
     blocking = SqlFence(plain)
     blocking.install(GivenLease(33))

@@ -1,15 +1,18 @@
 """Watches a Session or a Connection for the length of a block, and checks each transaction it begins.
 
-What is checked is a `Condition`: the marks of a fence (`held`), or a row of the scheduler's. The
-listeners are registered once, for all engines and sessions of the process, and look into one table
-for whether a block is there: registering them anew for each block would cost more than the check.
+What is checked is a `Condition`: the marks of a fence (`held`), or a row of the scheduler's. Watching
+must cost less than the check, and nothing outside of blocks. Listeners on an engine would be asked
+for every statement of the process, and take longer to register than a check takes. So a Session tells
+of its transactions through one listener for all sessions, and a Connection through its own `begin()`,
+which SQLAlchemy calls for those that begin by themselves, too. Listeners come in where a transaction
+was refused, or has something to do at its end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from sqlalchemy import Connection, Engine, Transaction, event
+from sqlalchemy import Connection, Engine, RootTransaction, Transaction, event
 from sqlalchemy.engine import TwoPhaseTransaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -17,10 +20,16 @@ from sqlalchemy.orm import Session, SessionTransaction
 from lockd_storage.errors import NotFenceable
 
 SECOND_BIND = "a fenced session may use one database: commits in two can't be one step"
+ANOTHER_BLOCK = "this is inside a fenced() block already: give one block all of the leases"
 
 
 class Condition(Protocol):
-    """What must hold of every transaction of a block. Each method may refuse by raising."""
+    """What must hold of every transaction of a block. `open` and `close` refuse by raising."""
+
+    @property
+    def watches_end(self) -> bool:
+        """Whether `close` and `ended` have anything to do."""
+        ...
 
     def open(self, connection: Connection) -> None:
         """The first step of a transaction, at the outermost level."""
@@ -34,29 +43,30 @@ class Condition(Protocol):
         """COMMIT or ROLLBACK is next: take back what would outlive the transaction."""
         ...
 
+    def left(self) -> None:
+        """The block is over."""
+        ...
+
     def explain(self, error: DBAPIError, engine: Engine) -> Exception | None:
         """What a database error that ended the block means, or None. The transaction is over."""
         ...
 
 
 class FencedBlock:
-    """One `with fenced(...)`: its target, and what has been checked so far.
+    """One `with fenced(...)`: its target, and the transaction that was checked last.
 
-    A transaction is identified by SQLAlchemy's root Transaction object. It is checked before its
-    first statement, at the outermost level: a lock taken inside a savepoint would go with it
-    (SAFETY S3). One that was refused stays refused, also when the caller swallows the error.
+    A transaction is identified by SQLAlchemy's root Transaction object. It is checked when it begins,
+    at the outermost level: a lock taken inside a savepoint would go with it (SAFETY S3). One that
+    was refused stays refused, also when the caller swallows the error.
     """
 
     def __init__(self, target: Session | Connection, condition: Condition) -> None:
         self._target = target
         self._condition = condition
         self._checked: Transaction | None = None
-        self._refused: tuple[Transaction | None, BaseException] | None = None
-        self._checking = False
-        self._beginning = False
         self._root: SessionTransaction | None = None
         self._engine: Engine | None = None
-        self._connections: list[Connection] = []
+        self._listeners: list[tuple[Connection, str, Callable[..., None]]] = []
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -70,11 +80,13 @@ class FencedBlock:
         self.leave(None)
 
     def enter(self) -> None:
-        """Begin to watch. Raises NotFenceable for a target that has begun already."""
+        """Begin to watch. Raises NotFenceable for a target that has begun already, or is watched."""
         _refuse_open_transaction(self._target)
-        if self._target in _WATCHED:
-            raise NotFenceable("this is inside a fenced() block already: give one block all of the leases")
-        _WATCHED[self._target] = self
+        if self._target in _BLOCKS:
+            raise NotFenceable(ANOTHER_BLOCK)
+        _BLOCKS[self._target] = self
+        if isinstance(self._target, Connection):
+            self._watch_begin(self._target)
 
     def leave(self, error: BaseException | None) -> None:
         """Commit, or roll back because of `error`, and watch no longer.
@@ -87,8 +99,11 @@ class FencedBlock:
             else:
                 self._roll_back(error)
         finally:
-            self._forget_connections()
-            _WATCHED.pop(self._target, None)
+            self._condition.left()
+            self._stop_listening()
+            del _BLOCKS[self._target]
+            if isinstance(self._target, Connection):
+                del self._target.begin, self._target.begin_twophase
 
     def _commit(self) -> None:
         try:
@@ -107,118 +122,96 @@ class FencedBlock:
         if reason is not None:
             raise reason from error
 
+    def _watch_begin(self, connection: Connection) -> None:
+        begin, begin_twophase = connection.begin, connection.begin_twophase
+
+        def checked_begin() -> RootTransaction:
+            transaction = begin()
+            self._admit(connection)
+            return transaction
+
+        def refused_twophase(xid: Any = None) -> TwoPhaseTransaction:
+            transaction = begin_twophase(xid)
+            self._admit(connection)
+            return transaction
+
+        connection.begin = checked_begin  # type: ignore[method-assign]
+        connection.begin_twophase = refused_twophase  # type: ignore[method-assign]
+
     def session_began(self, transaction: SessionTransaction, connection: Connection) -> None:
         """The session has taken a connection for its transaction: check it before anybody uses it."""
         if transaction.nested:
             return
         second_bind, self._root = transaction is self._root, transaction
         if not second_bind:
-            self._forget_connections()
-        if _WATCHED.get(connection, self) is not self:
-            raise NotFenceable("the session's connection is inside another fenced() block")
-        # Watched too, since the session won't call us again for a connection that was refused.
-        _WATCHED[connection] = self
-        self._connections.append(connection)
+            self._stop_listening()
+        if connection in _BLOCKS:
+            self._refuse(
+                connection, NotFenceable("the session's connection is inside another fenced() block")
+            )
         if second_bind:
-            self._refused = (connection.get_transaction(), NotFenceable(SECOND_BIND))
+            self._refuse(connection, NotFenceable(SECOND_BIND))
         self._admit(connection)
-
-    def connection_begins(self) -> None:
-        """BEGIN is next: what an engine's own listeners then say comes before the first statement."""
-        self._beginning = True
-
-    def statement_comes(self, connection: Connection) -> None:
-        """A statement is about to be sent: check its transaction, and begin it if there is none."""
-        if connection.get_transaction() is None:
-            if self._beginning or self._checking:
-                return
-            connection.begin()
-        self._beginning = False
-        self._admit(connection)
-
-    def commit_comes(self, connection: Connection) -> None:
-        """COMMIT is next. A transaction in which nothing was sent was not checked, and needs not be."""
-        transaction = connection.get_transaction()
-        if transaction is not self._checked:
-            return
-        self._checking = True
-        try:
-            self._condition.close(connection)
-            self._condition.ended(connection)
-        except BaseException as error:
-            self._refused, self._checked = (transaction, error), None
-            # SQLAlchemy takes the transaction for ended, whatever a listener raises.
-            if not connection.invalidated:
-                connection.connection.rollback()
-            raise
-        finally:
-            self._checking = False
-
-    def rollback_comes(self, connection: Connection) -> None:
-        """ROLLBACK is next."""
-        if connection.get_transaction() is self._checked and not connection.invalidated:
-            with suppress(DBAPIError):  # a connection that is gone keeps nothing
-                self._condition.ended(connection)
 
     def _admit(self, connection: Connection) -> None:
-        """Return if the connection's transaction has been checked; check it if nobody did."""
-        transaction = connection.get_transaction()
-        if self._checking or transaction is self._checked:
-            return
-        if self._refused is not None and self._refused[0] is transaction:
-            raise self._refused[1]
-        self._checking = True
+        """Check a transaction that has just begun, and has sent nothing yet."""
         self._engine = connection.engine
         try:
             _refuse_unheld(connection)
             self._condition.open(connection)
-        except BaseException as error:
-            self._refused = (transaction, error)
+        except BaseException as error:  # noqa: BLE001  it is raised again, now and later
+            self._refuse(connection, error)
+        self._checked = connection.get_transaction()
+        if self._condition.watches_end:
+            self._listen(connection, "commit", self._commit_comes)
+            self._listen(connection, "rollback", self._rollback_comes)
+
+    def _refuse(self, connection: Connection, error: BaseException) -> NoReturn:
+        """Raise, now and for whatever else is tried in this transaction: it is there, and unchecked."""
+        refused = connection.get_transaction()
+
+        def refuse_again(connection: Connection, *_: Any) -> None:
+            if connection.get_transaction() is refused:
+                raise error
+
+        self._listen(connection, "before_cursor_execute", refuse_again)
+        raise error
+
+    def _commit_comes(self, connection: Connection) -> None:
+        if connection.get_transaction() is not self._checked:
+            return
+        try:
+            self._condition.close(connection)
+            self._condition.ended(connection)
+        except BaseException:
+            # SQLAlchemy takes the transaction for ended, whatever a listener raises.
+            if not connection.invalidated:
+                connection.connection.rollback()
             raise
-        finally:
-            self._checking = False
-        self._checked = transaction
 
-    def _forget_connections(self) -> None:
-        for connection in self._connections:
-            _WATCHED.pop(connection, None)
-        self._connections.clear()
+    def _rollback_comes(self, connection: Connection) -> None:
+        if connection.get_transaction() is self._checked and not connection.invalidated:
+            with suppress(DBAPIError):  # a connection that is gone keeps nothing
+                self._condition.ended(connection)
+
+    def _listen(self, connection: Connection, name: str, hook: Callable[..., None]) -> None:
+        if (connection, name, hook) not in self._listeners:
+            event.listen(connection, name, hook)
+            self._listeners.append((connection, name, hook))
+
+    def _stop_listening(self) -> None:
+        for connection, name, hook in self._listeners:
+            event.remove(connection, name, hook)
+        self._listeners.clear()
 
 
-_WATCHED: dict[Session | Connection, FencedBlock] = {}
+_BLOCKS: dict[Session | Connection, FencedBlock] = {}
 
 
 @event.listens_for(Session, "after_begin")
 def _session_began(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    if (block := _WATCHED.get(session)) is not None:
+    if (block := _BLOCKS.get(session)) is not None:
         block.session_began(transaction, connection)
-
-
-@event.listens_for(Engine, "begin")
-def _connection_begins(connection: Connection) -> None:
-    if (block := _WATCHED.get(connection)) is not None:
-        block.connection_begins()
-
-
-# The first comes before the application's own listeners for Core's statements, such as the net that
-# refuses writes outside a fence; the second comes for plain text as well.
-@event.listens_for(Engine, "before_execute")
-@event.listens_for(Engine, "before_cursor_execute")
-def _statement_comes(connection: Connection, *_: Any) -> None:
-    if (block := _WATCHED.get(connection)) is not None:
-        block.statement_comes(connection)
-
-
-@event.listens_for(Engine, "commit")
-def _commit_comes(connection: Connection) -> None:
-    if (block := _WATCHED.get(connection)) is not None:
-        block.commit_comes(connection)
-
-
-@event.listens_for(Engine, "rollback")
-def _rollback_comes(connection: Connection) -> None:
-    if (block := _WATCHED.get(connection)) is not None:
-        block.rollback_comes(connection)
 
 
 def _refuse_open_transaction(target: Session | Connection) -> None:

@@ -1,6 +1,6 @@
 """`SqlFence`, the fence of one database, and `fenced`, the block in which its holder works."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -29,13 +29,20 @@ from lockd_storage.rejects import told
 from lockd_storage.sqlalchemy.block import FencedBlock
 from lockd_storage.sqlalchemy.held import HeldMarks
 from lockd_storage.sqlalchemy.marks import Access, Check, Grant, MarkStore, read_mark
-from lockd_storage.sqlalchemy.mysql import MysqlMarks
 from lockd_storage.sqlalchemy.postgresql import PostgresMarks
 from lockd_storage.sqlalchemy.sqlite import SqliteMarks
 
-STORES: dict[str, type[MarkStore]] = {
-    "mariadb": MysqlMarks,
-    "mysql": MysqlMarks,
+
+def _mysql_marks() -> MarkStore:
+    # Loaded when asked for: it listens to every statement of the process.
+    from lockd_storage.sqlalchemy.mysql import MysqlMarks  # noqa: PLC0415
+
+    return MysqlMarks()
+
+
+STORES: dict[str, Callable[[], MarkStore]] = {
+    "mariadb": _mysql_marks,
+    "mysql": _mysql_marks,
     "postgresql": PostgresMarks,
     "sqlite": SqliteMarks,
 }

@@ -1,6 +1,7 @@
 """What holds of a fenced transaction: its leases' tokens are the marks, and stay so until it has ended."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -47,6 +48,8 @@ class HeldMarks:
         self._compare = store.begin if access == "write" else store.read
         self._late = check == "late"
         self._reads = access == "read"
+        self.watches_end = self._late or self._reads
+        self._info: tuple[dict[Any, Any], object] | None = None
         self._idle_timeout = idle_timeout
         self._statement_timeout = statement_timeout
 
@@ -69,9 +72,13 @@ class HeldMarks:
 
     def ended(self, connection: Connection) -> None:
         """See `Condition.ended`."""
-        connection.info.pop(FENCED, None)
         if self._reads:
             self._store.allow_writes(connection)
+
+    def left(self) -> None:
+        """See `Condition.left`. The connection may be in other hands by now: only our own word goes."""
+        if self._info is not None and self._info[0].get(FENCED) is self._info[1]:
+            del self._info[0][FENCED]
 
     def explain(self, error: DBAPIError, engine: Engine) -> LockdError | None:
         """See `Condition.explain`. What it finds is counted and logged."""
@@ -133,7 +140,8 @@ class HeldMarks:
             with told(self._store.adapter, grant.resource):
                 self._compare(connection, grant, bounds)
         if not self._reads:
-            connection.info[FENCED] = (connection.get_transaction(), self._resources)
+            info, fenced = connection.info, (connection.get_transaction(), self._resources)
+            info[FENCED], self._info = fenced, (info, fenced)
 
     def _refuse_ended(self, connection: Connection, grant: Grant) -> None:
         # Nothing begins after the deadline (SAFETY S3). If someone newer is there, say who: read

@@ -6,6 +6,7 @@ ordinary, such as an isolation level, goes the usual way.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
@@ -31,8 +32,7 @@ def begin_and_call(connection: Connection, function: str, parameters: Sequence[s
     driver = connection.connection.driver_connection  # type: ignore[assignment]
     if not _begins_plainly(driver):
         return False
-    from psycopg import errors, generators, pq  # noqa: PLC0415  it is there: SQLAlchemy speaks through it
-
+    errors, generators, pq = _psycopg()
     literal = pq.Escaping(driver.pgconn).escape_literal
     words = b", ".join(
         b"%d" % value if isinstance(value, int) else bytes(literal(value.encode())) for value in parameters
@@ -49,6 +49,13 @@ def begin_and_call(connection: Connection, function: str, parameters: Sequence[s
         refuse(connection, error, query.decode(), parameters)
         raise
     return True
+
+
+@cache
+def _psycopg() -> tuple[Any, Any, Any]:
+    from psycopg import errors, generators, pq  # noqa: PLC0415  optional, and here: SQLAlchemy speaks through it
+
+    return errors, generators, pq
 
 
 def _begins_plainly(driver: Any) -> bool:
