@@ -18,7 +18,7 @@ from lockd_storage.alembic.operations import (
     store_is_missing,
 )
 from lockd_storage.sqlalchemy.guards.guard import Guard, declared_guard
-from lockd_storage.sqlalchemy.guards.triggers import triggers
+from lockd_storage.sqlalchemy.guards.triggers import GUARDED_DIALECTS, triggers
 
 OUR_PREFIX = "lockd_"
 
@@ -38,7 +38,7 @@ def compare_guards(
     upgrade_ops.ops[:] = [op for op in upgrade_ops.ops if not _is_ours(op, context)]
     declared = _declared(context)
     known = {_key(context, table.schema, table.name) for table in context.sorted_tables}
-    if not declared and not known:
+    if not declared and context.dialect.name not in GUARDED_DIALECTS:
         return PriorityDispatchResult.CONTINUE
     found = {
         (guard.schema, guard.table): guard

@@ -204,7 +204,8 @@ def _literal(words: str) -> str:
 # pg_partition_tree() knows nothing of a table without partitions.
 _EACH_PART = (
     "DECLARE v_table regclass; v_trigger name; BEGIN FOR v_table IN SELECT relid FROM"
-    " (SELECT {table}::regclass AS relid, 0 AS level UNION SELECT relid, level FROM pg_partition_tree({table}))"
+    " (SELECT {table}::regclass AS relid, 0 AS level"
+    " UNION SELECT relid, level FROM pg_partition_tree({table}))"
     " AS part ORDER BY level, relid LOOP {body} END LOOP; END"
 )
 _TRIGGERS = text(

@@ -9,6 +9,7 @@ from lockd_storage.errors import NotFenceable
 from lockd_storage.sqlalchemy.guards.guard import Guard
 
 _MODULES = {"postgresql": "postgresql", "sqlite": "sqlite", "mysql": "mysql", "mariadb": "mysql"}
+GUARDED_DIALECTS = tuple(_MODULES)
 
 
 class Triggers(Protocol):
