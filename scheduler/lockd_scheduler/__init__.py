@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         BadSchedule,
         ForeignOffice,
         OfficeTaken,
+        RunCancelled,
+        RunTimedOut,
         SchedulerError,
     )
     from lockd_scheduler.handle import Run
@@ -41,6 +43,8 @@ __all__ = [
     "ForeignOffice",
     "OfficeTaken",
     "Run",
+    "RunCancelled",
+    "RunTimedOut",
     "SchedulerError",
 ]
 

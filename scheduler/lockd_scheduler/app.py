@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
+import lockd
 from lockd_scheduler.attempts import Attempts
 from lockd_scheduler.clocks import LedgerClock
 from lockd_scheduler.durations import parse_duration
@@ -31,6 +32,7 @@ from lockd_storage.schema import upgrade
 
 logger = logging.getLogger("lockd_scheduler")
 
+LOCK_TTL_SECONDS = 10.0
 DEFAULT_DB = "sqlite:///lockd-scheduler.db"
 
 
@@ -106,6 +108,9 @@ def make_service(
     open_office: Callable[[Ledger, str], Office],
 ) -> Service:
     """Put a service together, not started, with the office that `open_office(ledger, holder)` gives."""
+    need_locks = sorted(name for name, job in jobs.items() if job.spec.policy.lock is not None)
+    if need_locks and settings.lockd is None:
+        raise BadSchedule(f"job {need_locks[0]!r} takes a lock, which needs --lockd ENDPOINTS")
     engine = open_engine(settings.db)
     holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     ledger = Ledger(engine, scope)
@@ -119,6 +124,7 @@ def make_service(
         engine.dispose()
         raise
     clock = LedgerClock(ledger.read_time)
+    locks = None if settings.lockd is None else lockd.Client(settings.lockd, ttl=LOCK_TTL_SECONDS)
     worker = Worker(
         scope=scope,
         name=holder,
@@ -127,9 +133,9 @@ def make_service(
         clock=clock,
         loop=loop,
         abandoned=threading.Event(),
-        underway={},
+        locks=locks,
     )
-    runner = ThreadRunner(worker.execute, limit=settings.threads)
+    runner = ThreadRunner(worker, limit=settings.threads)
     officer = Officer(
         ledger=ledger,
         office=office,
@@ -142,6 +148,8 @@ def make_service(
 
     def close() -> None:
         office.close()
+        if locks is not None:
+            locks.close()
         engine.dispose()
 
     where = engine.url.render_as_string(hide_password=True)

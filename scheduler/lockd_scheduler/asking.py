@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from lockd_scheduler.dialects import insert_if_new
 from lockd_scheduler.errors import BadSchedule, SchedulerError
@@ -17,7 +17,7 @@ from lockd_scheduler.mandates import MANUAL
 from lockd_scheduler.policies import Overlap
 from lockd_scheduler.revisions import Revision, write_revisions
 from lockd_scheduler.runs import LIVE, State
-from lockd_scheduler.tables import backfill, run, schedule
+from lockd_scheduler.tables import AnyRow, backfill, run, schedule
 
 KEY_CHARACTERS_MAX = 200
 PARALLEL_MAX = 1_000
@@ -188,7 +188,7 @@ class Asking:
                 .values(cancel_asked_at=now, cancel_reason="its backfill was cancelled")
             )
 
-    def _schedule(self, connection: Connection, job: str) -> Row[Any]:
+    def _schedule(self, connection: Connection, job: str) -> AnyRow:
         row = connection.execute(
             select(schedule).where(schedule.c.scope == self._scope, schedule.c.name == job).with_for_update()
         ).one_or_none()
@@ -207,7 +207,7 @@ class Asking:
     def _change(
         self,
         connection: Connection,
-        row: Row[Any],
+        row: AnyRow,
         change: str,
         values: dict[str, Any],
         *,

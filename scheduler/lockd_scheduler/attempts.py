@@ -4,23 +4,24 @@ They are guarded by the attempt's own row (id, state, token, nonce), which only 
 moves. None of them reads the fence row: a change of office fences no running attempt (SAFETY R1).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
-from sqlalchemy import ColumnElement, Connection, Engine, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from lockd.errors import OutcomeUnknown
-from lockd_scheduler.ending import Ended, end_runs
+from lockd_scheduler.ending import Ended, end_runs, notify_late
+from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import AttemptFenced
-from lockd_scheduler.mandates import Claimed
-from lockd_scheduler.policies import Policy
+from lockd_scheduler.mandates import SCHEDULED, Claimed
+from lockd_scheduler.policies import Notice, Policy
 from lockd_scheduler.runs import State
-from lockd_scheduler.tables import attempt, run
+from lockd_scheduler.tables import AnyRow, attempt, run
 from lockd_storage.sqlalchemy.block import FencedBlock
 
 ERROR_CHARACTERS_MAX = 8_000
@@ -46,6 +47,23 @@ class Started:
     nonce: str
 
 
+@dataclass(frozen=True)
+class Result:
+    """What an attempt came to."""
+
+    started: Started
+    policy: Policy
+    end: State
+    error: str | None = None
+    exit_status: int | None = None
+    """Of a process that it ran."""
+
+    @property
+    def short_error(self) -> str | None:
+        """As much of the error as the ledger keeps."""
+        return None if self.error is None else self.error[:ERROR_CHARACTERS_MAX]
+
+
 class Attempts:
     """The attempts' rows, as a worker may touch them.
 
@@ -55,26 +73,34 @@ class Attempts:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def start(self, claimed: Claimed, *, nonce: str, worker: str, now: datetime) -> Started | None:
-        """Move the attempt from claimed to running; None if somebody else has moved it.
+    def start(
+        self,
+        claims: Sequence[tuple[Claimed, Policy]],
+        *,
+        nonce: str,
+        worker: str,
+        now: datetime,
+    ) -> list[Started]:
+        """Move attempts from claimed to running; those that somebody else has moved are left out.
 
         Committed before the caller does anything else (R3). Called again with the same nonce after
-        an unknown commit, it goes on only if it reads its own nonce (R5).
+        an unknown commit, it goes on only with those that have it in their row (R5).
         """
-        row = attempt.c
         with self.engine.begin() as connection:
-            moved = connection.execute(
-                update(attempt)
-                .where(row.id == claimed.attempt_id, row.state == State.CLAIMED, _token_is(claimed))
-                .values(state=State.RUNNING, nonce=nonce, worker=worker, started_at=now, heartbeat_at=now)
-            )
-            if moved.rowcount == 1:
-                began = update(run).where(run.c.id == claimed.run_id, run.c.state == State.CLAIMED)
-                first = {} if claimed.number > 1 else {"started_at": now}
-                assert connection.execute(began.values(state=State.RUNNING, **first)).rowcount == 1
-                return Started(claimed, nonce)
-            mine = connection.scalar(select(row.id).where(_is_running(claimed, nonce)))
-            return None if mine is None else Started(claimed, nonce)
+            rows = _lock_rows(connection, [claimed.attempt_id for claimed, _ in claims])
+            mine = [
+                (claimed, policy)
+                for claimed, policy in claims
+                if (row := rows.get(claimed.attempt_id)) is not None and _is_claim(row, claimed)
+            ]
+            fresh = [(one, policy) for one, policy in mine if rows[one.attempt_id].state == State.CLAIMED]
+            _begin(connection, fresh, nonce=nonce, worker=worker, now=now)
+            return [
+                Started(claimed, nonce)
+                for claimed, _ in mine
+                if rows[claimed.attempt_id].state == State.CLAIMED
+                or (rows[claimed.attempt_id].state, rows[claimed.attempt_id].nonce) == (State.RUNNING, nonce)
+            ]
 
     def heartbeat(self, attempt_ids: Iterable[int], *, worker: str, now: datetime) -> set[int]:
         """Say that these attempts are alive; returns those that still count, the others are fenced.
@@ -88,26 +114,36 @@ class Attempts:
             connection.execute(update(attempt).where(attempt.c.id.in_(free)).values(heartbeat_at=now))
             return set(connection.scalars(running))
 
-    def finish(
-        self, started: Started, end: State, policy: Policy, *, error: str | None, now: datetime
-    ) -> Finish:
-        """End the attempt, and its run or its run's next attempt with it, if the row is still ours."""
-        claimed = started.claimed
-        error = None if error is None else error[:ERROR_CHARACTERS_MAX]
-        with self.engine.begin() as connection:
-            if _end(connection, started, end, error=error, now=now):
-                end_runs(connection, [Ended(claimed.run_id, claimed.number, end, policy, error)], now)
-                return Finish.COUNTED
-            row = connection.execute(select(attempt).where(attempt.c.id == claimed.attempt_id)).one()
-            ours = row.nonce == started.nonce
-            if ours and row.state in (end, State.SUCCEEDED):
-                return Finish.ALREADY
-            connection.execute(
-                update(attempt)
-                .where(attempt.c.id == claimed.attempt_id, attempt.c.late_state.is_(None))
-                .values(late_state=end, late_error=error, late_at=now)
+    def cancelled(self, attempt_ids: Iterable[int]) -> set[int]:
+        """Those of these attempts whose runs somebody has asked to end."""
+        with reading(self.engine) as connection:
+            return set(
+                connection.scalars(
+                    select(attempt.c.id)
+                    .join(run, run.c.id == attempt.c.run_id)
+                    .where(attempt.c.id.in_(list(attempt_ids)), run.c.cancel_asked_at.is_not(None))
+                )
             )
-            return Finish.LATE
+
+    def finish(self, results: Sequence[Result], *, now: datetime) -> list[Finish]:
+        """End attempts, and their runs or their runs' next attempts with them, where rows are still ours."""
+        with self.engine.begin() as connection:
+            rows = _lock_rows(connection, [one.started.claimed.attempt_id for one in results])
+            finishes = [_judge(rows[one.started.claimed.attempt_id], one) for one in results]
+            counted = [one for one, finish in zip(results, finishes, strict=True) if finish is Finish.COUNTED]
+            late = [one for one, finish in zip(results, finishes, strict=True) if finish is Finish.LATE]
+            _end(connection, counted, now)
+            if late:
+                connection.execute(
+                    update(attempt)
+                    .where(attempt.c.id == bindparam("late_id"), attempt.c.late_state.is_(None))
+                    .values(late_state=bindparam("to"), late_error=bindparam("text"), late_at=now),
+                    [
+                        {"late_id": one.started.claimed.attempt_id, "to": one.end, "text": one.short_error}
+                        for one in late
+                    ],
+                )
+            return finishes
 
     @contextmanager
     def fenced_session(
@@ -162,19 +198,122 @@ class _HeldAttempt:
 
 
 def _succeed(connection: Connection, started: Started, policy: Policy, now: datetime) -> None:
-    if not _end(connection, started, State.SUCCEEDED, error=None, now=now):
+    result = Result(started, policy, State.SUCCEEDED)
+    row = _lock_rows(connection, [started.claimed.attempt_id])[started.claimed.attempt_id]
+    if _judge(row, result) is not Finish.COUNTED:
         raise AttemptFenced(_fenced_text(started))
-    claimed = started.claimed
-    end_runs(connection, [Ended(claimed.run_id, claimed.number, State.SUCCEEDED, policy, None)], now)
+    _end(connection, [result], now)
 
 
-def _end(connection: Connection, started: Started, end: State, *, error: str | None, now: datetime) -> bool:
-    moved = connection.execute(
-        update(attempt)
-        .where(_is_running(started.claimed, started.nonce))
-        .values(state=end, error=error, finished_at=now)
+def _lock_rows(connection: Connection, attempt_ids: Sequence[int]) -> dict[int, AnyRow]:
+    """The attempts' rows, held until the transaction ends; in one order, so that nobody deadlocks."""
+    columns = (
+        attempt.c.id,
+        attempt.c.state,
+        attempt.c.nonce,
+        attempt.c.office_token,
+        attempt.c.ordinal,
     )
-    return moved.rowcount == 1
+    query = select(*columns).where(attempt.c.id.in_(attempt_ids)).order_by(attempt.c.id).with_for_update()
+    return {row.id: row for row in connection.execute(query)}
+
+
+def _is_claim(row: AnyRow, claimed: Claimed) -> bool:
+    return (row.office_token, row.ordinal) == (claimed.office_token, claimed.ordinal)
+
+
+def _begin(
+    connection: Connection,
+    claims: Sequence[tuple[Claimed, Policy]],
+    *,
+    nonce: str,
+    worker: str,
+    now: datetime,
+) -> None:
+    if not claims:
+        return
+    ids = [claimed.attempt_id for claimed, _ in claims]
+    connection.execute(
+        update(attempt)
+        .where(attempt.c.id.in_(ids))
+        .values(state=State.RUNNING, nonce=nonce, worker=worker, started_at=now, heartbeat_at=now)
+    )
+    bounded = [
+        {"bounded_id": claimed.attempt_id, "until": now + policy.timeout}
+        for claimed, policy in claims
+        if policy.timeout is not None
+    ]
+    if bounded:
+        connection.execute(
+            update(attempt)
+            .where(attempt.c.id == bindparam("bounded_id"))
+            .values(timeout_at=bindparam("until")),
+            bounded,
+        )
+    run_ids = [claimed.run_id for claimed, _ in claims]
+    began = connection.execute(
+        update(run)
+        .where(run.c.id.in_(run_ids), run.c.state == State.CLAIMED)
+        .values(state=State.RUNNING, started_at=func.coalesce(run.c.started_at, now))
+    )
+    assert began.rowcount == len(run_ids), "a run is not claimed, though its attempt was"
+    notify_late(
+        connection, [claimed.run_id for claimed, policy in claims if _is_late(claimed, policy, now)], now
+    )
+
+
+def _is_late(claimed: Claimed, policy: Policy, now: datetime) -> bool:
+    return (
+        Notice.LATE in policy.notify
+        and policy.alert_if_late is not None
+        and claimed.number == 1
+        and claimed.kind == SCHEDULED
+        and now - claimed.fire_time > policy.alert_if_late
+    )
+
+
+def _judge(row: AnyRow, result: Result) -> Finish:
+    started = result.started
+    is_ours = _is_claim(row, started.claimed) and row.nonce == started.nonce
+    if is_ours and row.state == State.RUNNING:
+        return Finish.COUNTED
+    if row.nonce == started.nonce and row.state in (result.end, State.SUCCEEDED):
+        return Finish.ALREADY
+    return Finish.LATE
+
+
+def _end(connection: Connection, results: Sequence[Result], now: datetime) -> None:
+    if not results:
+        return
+    connection.execute(
+        update(attempt)
+        .where(attempt.c.id == bindparam("ended_id"))
+        .values(
+            state=bindparam("to"),
+            error=bindparam("text"),
+            exit_status=bindparam("exited"),
+            finished_at=now,
+        ),
+        [
+            {
+                "ended_id": one.started.claimed.attempt_id,
+                "to": one.end,
+                "text": one.short_error,
+                "exited": one.exit_status,
+            }
+            for one in results
+        ],
+    )
+    end_runs(
+        connection,
+        [
+            Ended(
+                one.started.claimed.run_id, one.started.claimed.number, one.end, one.policy, one.short_error
+            )
+            for one in results
+        ],
+        now,
+    )
 
 
 def _is_running(claimed: Claimed, nonce: str) -> ColumnElement[bool]:

@@ -1,6 +1,7 @@
 """Backfills: the fires of a past range, run a few at a time."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
@@ -8,7 +9,7 @@ from lockd_scheduler.dialects import insert_if_new
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import BACKFILL
 from lockd_scheduler.runs import LIVE, State
-from lockd_scheduler.tables import backfill, run, schedule
+from lockd_scheduler.tables import AnyRow, backfill, run, schedule
 
 
 def fill_back(connection: Connection, scope: str, now: datetime) -> None:
@@ -48,18 +49,17 @@ def fill_back(connection: Connection, scope: str, now: datetime) -> None:
         )
 
 
-def _run_values(row: object, fire: datetime, spec: JobSpec, now: datetime) -> dict[str, object]:
-    values = row._mapping  # type: ignore[attr-defined]  # noqa: SLF001 - SQLAlchemy's own name for it
+def _run_values(row: AnyRow, fire: datetime, spec: JobSpec, now: datetime) -> dict[str, Any]:
     return {
-        "schedule_id": values["schedule_id"],
+        "schedule_id": row.schedule_id,
         "kind": BACKFILL,
         "fire_time": fire,
-        "key": str(values["id"]),
+        "key": str(row.id),
         "state": State.CLAIMED,
         "args": dict(spec.args),
         "attempts": 0,
         "next_attempt_at": now,
         "claimed_at": now,
-        "backfill_id": values["id"],
-        "asked_by": values["asked_by"],
+        "backfill_id": row.id,
+        "asked_by": row.asked_by,
     }

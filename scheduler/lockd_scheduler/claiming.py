@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, or_, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from lockd_scheduler.backfilling import fill_back
 from lockd_scheduler.dialects import insert_if_new
@@ -17,11 +17,9 @@ from lockd_scheduler.policies import jitter_of
 from lockd_scheduler.revisions import Revision, write_revisions
 from lockd_scheduler.runs import LIVE, State
 from lockd_scheduler.starting import Start, claim_startable, insert_attempts, let_in_waiting
-from lockd_scheduler.tables import run, schedule
+from lockd_scheduler.tables import AnyRow, run, schedule
 
 SCHEDULES_AT_ONCE_MAX = 500
-
-AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
 def claim_due(connection: Connection, mandate: Mandate, *, now: datetime) -> Batch:

@@ -25,3 +25,11 @@ class ForeignOffice(SchedulerError):
 
 class AttemptFenced(LeaseLost):
     """This attempt's row was moved by the office: stop, its result will not count (SAFETY R1)."""
+
+
+class RunCancelled(SchedulerError):
+    """Somebody has asked for the end of this run: stop."""
+
+
+class RunTimedOut(SchedulerError):
+    """This attempt has run for as long as its job's `timeout` allows: stop."""

@@ -1,6 +1,5 @@
 """What a job's function is given: which run this is, and how to write under its token."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,8 +7,10 @@ from urllib.parse import quote
 
 from sqlalchemy.orm import Session
 
+import lockd
 from lockd_scheduler.attempts import FENCED_IDLE_SECONDS, Attempts, Started
-from lockd_scheduler.errors import AttemptFenced
+from lockd_scheduler.bounds import Bounds, Stop
+from lockd_scheduler.errors import AttemptFenced, RunCancelled, RunTimedOut
 from lockd_scheduler.policies import Policy
 
 
@@ -24,6 +25,7 @@ class Run:
         policy: Policy,
         attempts: Attempts,
         now: Callable[[], datetime],
+        bounds: Bounds,
     ) -> None:
         claimed = started.claimed
         self.id = claimed.run_id
@@ -39,7 +41,9 @@ class Run:
         self._policy = policy
         self._attempts = attempts
         self._now = now
-        self._fenced = threading.Event()
+        self._bounds = bounds
+        self.lease: lockd.Lease | None = None
+        """The lease on the job's `lock`, where it has one."""
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.job!r} at {self.fire_at.isoformat()}, attempt {self.attempt}>"
@@ -61,12 +65,31 @@ class Run:
     @property
     def is_fenced(self) -> bool:
         """Whether this process knows that the attempt was ended by the office. False promises nothing."""
-        return self._fenced.is_set()
+        return self._bounds.reason is Stop.FENCED
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the attempt is to end, for whatever reason: what `check` would raise for."""
+        return self._bounds.reason is not None
 
     def check(self) -> None:
-        """Raise AttemptFenced if this attempt no longer counts, as far as this process knows."""
-        if self._fenced.is_set():
-            raise AttemptFenced(f"{self!r} was ended by the office")
+        """Raise if this attempt is to end, as far as this process knows.
+
+        AttemptFenced: its result no longer counts. RunCancelled: somebody asked for its end.
+        RunTimedOut: it has run for as long as it may.
+        """
+        match self._bounds.reason:
+            case Stop.FENCED:
+                raise AttemptFenced(f"{self!r} was ended by the office")
+            case Stop.CANCELLED:
+                raise RunCancelled(f"{self!r} is to be cancelled")
+            case Stop.TIMED_OUT:
+                raise RunTimedOut(f"{self!r} has run for as long as it may")
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but no longer than the attempt may go on; then raises as `check` does."""
+        self._bounds.wait(seconds)
+        self.check()
 
     @contextmanager
     def fenced_session(self, *, idle: float = FENCED_IDLE_SECONDS) -> Iterator[Session]:
@@ -80,7 +103,3 @@ class Run:
         self.check()
         with self._attempts.fenced_session(self._started, self._policy, now=self._now, idle=idle) as session:
             yield session
-
-    def mark_fenced(self) -> None:
-        """Note that the ledger was seen to hold the attempt as ended."""
-        self._fenced.set()

@@ -8,6 +8,7 @@ replaced meanwhile, finds out in the database and not by a clock (R2).
     tx1  claim_due       rows for every due fire, attempts for those to run, schedules moved on
          take_over       attempts that were claimed and never started become mine
          mark_lost       attempts without a heartbeat
+         prune           the past, as far as schedules ask
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, and_, func, or_, select, update
 
-from lockd_scheduler.claiming import AnyRow, claim_due
+from lockd_scheduler.claiming import claim_due
 from lockd_scheduler.dialects import insert_if_new
 from lockd_scheduler.ending import Ended, end_runs
 from lockd_scheduler.engines import reading
@@ -24,9 +25,10 @@ from lockd_scheduler.errors import ForeignOffice, OfficeLost
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import LOCAL, Batch, Claimed, Mandate
 from lockd_scheduler.policies import Policy
+from lockd_scheduler.pruning import prune
 from lockd_scheduler.runs import State
 from lockd_scheduler.schedules import keep_schedules
-from lockd_scheduler.tables import attempt, office, run, schedule
+from lockd_scheduler.tables import AnyRow, attempt, office, run, schedule
 
 LOST_AT_ONCE_MAX = 200
 
@@ -166,6 +168,11 @@ class Ledger:
             ]
             end_runs(connection, lost, now)
             return len(rows)
+
+    def prune(self, mandate: Mandate, *, after_id: int, now: datetime) -> int:
+        """Forget the past of some schedules after that id, as they ask; where to go on, 0 after the last."""
+        with self._as_office(mandate) as connection:
+            return prune(connection, mandate.scope, after_id=after_id, now=now)
 
     @contextmanager
     def _as_office(self, mandate: Mandate) -> Iterator[Connection]:

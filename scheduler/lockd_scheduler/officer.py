@@ -24,6 +24,7 @@ logger = logging.getLogger("lockd_scheduler")
 POLL_SECONDS = 1.0
 """The longest pause between two looks at the ledger while active."""
 CAMPAIGN_SECONDS = 1.0
+PRUNE_EVERY = timedelta(seconds=10)
 ERRORS_BEFORE_STEPPING_DOWN = 8
 """With the pauses between them about 10 s; then another process should try."""
 
@@ -48,6 +49,8 @@ class Officer:
     _errors: int = field(default=0, init=False)
     _recheck: bool = field(default=False, init=False)
     _in_trouble: bool = field(default=False, init=False)
+    _prune_next: datetime | None = field(default=None, init=False)
+    _pruned_to: int = field(default=0, init=False)
     _none_lost_before: datetime | None = field(default=None, init=False)
     """After an outage of the ledger the attempts that live get the time to say so (R1)."""
 
@@ -118,6 +121,7 @@ class Officer:
         batch = self.ledger.claim_due(mandate, now=now)
         self._dispatch(batch.claimed)
         self._mark_lost(mandate, now)
+        self._prune(mandate, now)
         if batch.next_due is None:
             return POLL_SECONDS
         until_due = (batch.next_due - self.clock.now()).total_seconds()
@@ -132,6 +136,11 @@ class Officer:
         lost = self.ledger.mark_lost(mandate, silent_since=now - self.lost_after, now=now)
         if lost:
             logger.warning("attempts lost scope=%s count=%d", mandate.scope, lost)
+
+    def _prune(self, mandate: Mandate, now: datetime) -> None:
+        if self._prune_next is None or now >= self._prune_next:
+            self._prune_next = now + PRUNE_EVERY
+            self._pruned_to = self.ledger.prune(mandate, after_id=self._pruned_to, now=now)
 
     def _dispatch(self, claimed: tuple[Claimed, ...]) -> None:
         for one in claimed:

@@ -6,12 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from lockd_scheduler.claiming import AnyRow, settle_fires
+from lockd_scheduler.claiming import settle_fires
 from lockd_scheduler.errors import BadSchedule
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import Mandate
 from lockd_scheduler.revisions import Revision, write_revisions
-from lockd_scheduler.tables import schedule
+from lockd_scheduler.tables import AnyRow, schedule
 from lockd_scheduler.triggers import AfterTrigger
 
 CODE = "code"

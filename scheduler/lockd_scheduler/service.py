@@ -7,6 +7,7 @@ service that has failed says so and never pretends to run.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -19,6 +20,8 @@ logger = logging.getLogger("lockd_scheduler")
 
 HEARTBEATS_PER_LOSS = 5
 """So many heartbeats fit into the silence after which an attempt counts as lost."""
+ENFORCE_SECONDS = 1.0
+"""How often the ledger is asked whether an attempt is to be cancelled, and time-outs are looked at."""
 STOP_SECONDS = 15.0
 """The longest that a turn of the officer may take to notice that it is to stop."""
 
@@ -51,6 +54,7 @@ class Service:
         self._beating = threading.Thread(target=self._beat_on, name="lockd-scheduler-heart", daemon=True)
         officer.wake = self._wake.set
         runner.on_failure = self.fail
+        runner.on_finished = self._wake.set
 
     def start(self, seat: Seat | None = None) -> None:
         """Begin; with a seat that was won already, or standing by."""
@@ -71,6 +75,7 @@ class Service:
         self._worker.abandoned.set()
         self._is_drained.set()
         self._beating.join(STOP_SECONDS)
+        self._runner.close()
         self._close()
         return is_idle
 
@@ -104,9 +109,13 @@ class Service:
 
     def _beat_on(self) -> None:
         is_told = False
-        while not self._is_drained.wait(self._heartbeat_seconds):
+        next_heartbeat = time.monotonic() + self._heartbeat_seconds
+        while not self._is_drained.wait(min(ENFORCE_SECONDS, self._heartbeat_seconds)):
             try:
-                self._worker.heartbeat()
+                if time.monotonic() >= next_heartbeat:
+                    self._worker.heartbeat()
+                    next_heartbeat = time.monotonic() + self._heartbeat_seconds
+                self._worker.enforce()
                 is_told = False
             except LEDGER_ERRORS as error:
                 if not is_told:

@@ -1,10 +1,11 @@
-"""Runs one attempt from claimed to its end, whatever the database does meanwhile.
+"""Runs attempts from claimed to their ends, whatever the database does meanwhile.
 
     start     claimed -> running, committed before the job's first line (SAFETY R3)
-    call      the function, on this thread or on the event loop
-    finish    the result, handed in until the database has answered
+    carry     the function, on the calling thread or on the event loop
+    finish    the results, handed in until the database has answered
 
-An unanswered transaction is asked again: each of them recognises its own earlier commit (R5).
+Attempts that start or finish at the same time share a transaction. An unanswered one is asked again: each
+of them recognises its own earlier commit (R5).
 """
 
 import asyncio
@@ -12,18 +13,25 @@ import concurrent.futures
 import logging
 import secrets
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from lockd_scheduler.attempts import Attempts, Finish, Started
+import lockd
+from lockd.errors import LockdError
+from lockd_scheduler.attempts import Attempts, Finish, Result, Started
+from lockd_scheduler.bounds import ENDS_AS, Bounds, Stop
+from lockd_scheduler.errors import AttemptFenced, RunCancelled, RunTimedOut
 from lockd_scheduler.handle import Run
 from lockd_scheduler.jobs import Job
 from lockd_scheduler.mandates import Claimed
+from lockd_scheduler.policies import Delivery
 from lockd_scheduler.ports import Clock
 from lockd_scheduler.runs import State
 
@@ -32,12 +40,30 @@ logger = logging.getLogger("lockd_scheduler")
 LEDGER_ERRORS = (DBAPIError, PoolTimeout)
 PAUSE_FIRST_SECONDS = 0.1
 PAUSE_MOST_SECONDS = 2.0
+GRACE_SECONDS = 10.0
+"""How long work may go on after it was told to stop; then it is given up."""
+LOCK_SLICE_SECONDS = 1.0
 
 T = TypeVar("T")
 
 
 class AbandonedError(Exception):
     """The process is to end now: what the ledger doesn't know, the next active one will find out."""
+
+
+@dataclass
+class Underway:
+    """An attempt between its start and its finish."""
+
+    started: Started
+    job: Job[..., Any]
+    bounds: Bounds
+    deadline: float | None
+    """When it times out, by this machine's monotonic clock."""
+    stopped_at: float | None = None
+    """When it was told to stop, by the same clock."""
+    is_given_up: bool = False
+    """It was told to stop and did not: its end is decided, whatever it does now."""
 
 
 @dataclass(frozen=True)
@@ -52,86 +78,175 @@ class Worker:
     clock: Clock
     loop: asyncio.AbstractEventLoop | None
     abandoned: threading.Event
-    underway: dict[int, Run]
-    """The attempts that are between start and finish, by their ids."""
+    locks: lockd.Client | None = None
+    """Where jobs with a `lock` take it."""
+    monotonic: Callable[[], float] = time.monotonic
+    underway: dict[int, Underway] = field(default_factory=dict)
+    """The attempts between start and finish, by their ids."""
 
     def execute(self, claimed: Claimed) -> None:
-        """Carry the attempt to its end. Returns early if it is somebody else's by now."""
-        job = self.jobs[claimed.job]
+        """Carry one attempt to its end. Returns early if it is somebody else's by now."""
         try:
-            started = self._start(claimed)
-            if started is None:
-                logger.info(
-                    "attempt not started, it was taken over job=%s run=%d", claimed.job, claimed.run_id
-                )
-                return
-            run = Run(
-                scope=self.scope,
-                started=started,
-                policy=job.spec.policy,
-                attempts=self.attempts,
-                now=self.clock.now,
-            )
-            self.underway[claimed.attempt_id] = run
-            try:
-                end, error = self._call(job, run, claimed.args)
-                self._finish(started, job, end, error)
-            finally:
-                del self.underway[claimed.attempt_id]
+            for started in self.start([claimed]):
+                self.finish([self.carry(started)])
         except AbandonedError:
             logger.warning("attempt left behind job=%s run=%d", claimed.job, claimed.run_id)
 
+    def start(self, claims: Sequence[Claimed]) -> list[Started]:
+        """Begin these attempts; those that were taken over meanwhile are left out. Raises AbandonedError."""
+        nonce = secrets.token_hex(16)
+        wanted = [(claimed, self.jobs[claimed.job].spec.policy) for claimed in claims]
+        begun = self._until_answered(
+            lambda: self.attempts.start(wanted, nonce=nonce, worker=self.name, now=self.clock.now())
+        )
+        for started in begun:
+            job = self.jobs[started.claimed.job]
+            timeout = job.spec.policy.timeout
+            deadline = None if timeout is None else self.monotonic() + timeout.total_seconds()
+            self.underway[started.claimed.attempt_id] = Underway(started, job, Bounds(), deadline)
+        taken = {claimed.attempt_id for claimed in claims} - {one.claimed.attempt_id for one in begun}
+        if taken:
+            logger.info("attempts not started, they were taken over: %s", sorted(taken))
+        return begun
+
+    def carry(self, started: Started) -> Result:
+        """Do the attempt's work on this thread; what it came to. Raises AbandonedError."""
+        attempt = self.underway[started.claimed.attempt_id]
+        end, error = self._call(attempt)
+        return Result(started, attempt.job.spec.policy, end, error)
+
+    def finish(self, results: Sequence[Result]) -> None:
+        """Hand results in; on return the ledger has them. Raises AbandonedError."""
+        finishes = self._until_answered(lambda: self.attempts.finish(results, now=self.clock.now()))
+        for result, finish in zip(results, finishes, strict=True):
+            self.underway.pop(result.started.claimed.attempt_id, None)
+            _log_end(result, finish)
+
     def heartbeat(self) -> None:
         """Tell the ledger what is alive here, and the attempts that it has ended that they are fenced."""
-        runs = dict(self.underway)
-        if not runs:
+        underway = dict(self.underway)
+        if not underway:
             return
-        counting = self.attempts.heartbeat(runs, worker=self.name, now=self.clock.now())
-        for attempt_id in runs.keys() - counting:
+        counting = self.attempts.heartbeat(underway, worker=self.name, now=self.clock.now())
+        for attempt_id in underway.keys() - counting:
             if attempt_id in self.underway:
-                runs[attempt_id].mark_fenced()
+                self._stop(underway[attempt_id], Stop.FENCED)
 
-    def _start(self, claimed: Claimed) -> Started | None:
-        nonce = secrets.token_hex(16)
-        return self._until_answered(
-            lambda: self.attempts.start(claimed, nonce=nonce, worker=self.name, now=self.clock.now())
+    def enforce(self) -> None:
+        """Tell attempts to stop that have timed out or are to be cancelled; give up those that don't.
+
+        Of a thread that goes on nothing is known. For at_least_once its row is moved, which shuts it
+        out, and the next attempt may start; for at_most_once the run is lost (SAFETY R5).
+        """
+        underway = dict(self.underway)
+        if not underway:
+            return
+        now = self.monotonic()
+        for attempt in underway.values():
+            if attempt.deadline is not None and now >= attempt.deadline:
+                self._stop(attempt, Stop.TIMED_OUT)
+        for attempt_id in self.attempts.cancelled(underway):
+            self._stop(underway[attempt_id], Stop.CANCELLED)
+        stuck = [
+            attempt
+            for attempt in underway.values()
+            if attempt.stopped_at is not None
+            and now - attempt.stopped_at >= GRACE_SECONDS
+            and not attempt.is_given_up
+        ]
+        if stuck:
+            self._give_up(stuck)
+
+    def _stop(self, attempt: Underway, reason: Stop) -> None:
+        if attempt.stopped_at is None:
+            attempt.stopped_at = self.monotonic()
+            attempt.bounds.stop(reason)
+
+    def _give_up(self, stuck: Sequence[Underway]) -> None:
+        results = []
+        for attempt in stuck:
+            attempt.is_given_up = True
+            reason = attempt.bounds.reason
+            if reason is None or reason is Stop.FENCED:
+                continue  # the office has ended it already
+            policy = attempt.job.spec.policy
+            moves = policy.delivery is Delivery.AT_LEAST_ONCE
+            end = ENDS_AS[reason] if moves else State.LOST
+            error = f"{reason.value}, and {GRACE_SECONDS:g} s later its work had not ended"
+            results.append(Result(attempt.started, policy, end, error))
+        if results:
+            for result, finish in zip(
+                results, self.attempts.finish(results, now=self.clock.now()), strict=True
+            ):
+                _log_end(result, finish)
+
+    def _call(self, attempt: Underway) -> tuple[State, str | None]:
+        claimed = attempt.started.claimed
+        run = Run(
+            scope=self.scope,
+            started=attempt.started,
+            policy=attempt.job.spec.policy,
+            attempts=self.attempts,
+            now=self.clock.now,
+            bounds=attempt.bounds,
         )
-
-    def _call(self, job: Job[..., Any], run: Run, args: Mapping[str, Any]) -> tuple[State, str | None]:
-        logger.info("attempt started job=%s run=%d attempt=%d", run.job, run.id, run.attempt)
-        positional = (run,) if job.takes_run else ()
+        logger.info("attempt started job=%s run=%d attempt=%d", claimed.job, claimed.run_id, claimed.number)
         try:
-            if job.is_async:
-                assert self.loop is not None, "async jobs need a running event loop"
-                coroutine = job.function(*positional, **args)
-                asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
-            else:
-                job.function(*positional, **args)
-        except concurrent.futures.CancelledError:
-            if self.abandoned.is_set():
+            with self._lock_held(attempt, run):
+                self._call_function(attempt, run)
+        except (RunCancelled, RunTimedOut, AttemptFenced, concurrent.futures.CancelledError) as error:
+            if self.abandoned.is_set() and isinstance(error, concurrent.futures.CancelledError):
                 raise AbandonedError from None
-            return State.FAILED, "the job's task was cancelled"
+            reason = attempt.bounds.reason
+            if reason is None:
+                return State.FAILED, str(error) or "the job's task was cancelled"
+            return ENDS_AS[reason], str(error) or reason.value
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job raises is its result
             return State.FAILED, "".join(traceback.format_exception(error, limit=-20))
         return State.SUCCEEDED, None
 
-    def _finish(self, started: Started, job: Job[..., Any], end: State, error: str | None) -> None:
-        claimed = started.claimed
-        finish = self._until_answered(
-            lambda: self.attempts.finish(started, end, job.spec.policy, error=error, now=self.clock.now())
-        )
-        level = logging.INFO if finish is not Finish.LATE and end is State.SUCCEEDED else logging.WARNING
-        last_line = "" if error is None else f" error={error.strip().splitlines()[-1]!r}"
-        logger.log(
-            level,
-            "attempt ended job=%s run=%d attempt=%d state=%s counted=%s%s",
-            claimed.job,
-            claimed.run_id,
-            claimed.number,
-            end,
-            "late" if finish is Finish.LATE else "yes",
-            last_line,
-        )
+    def _call_function(self, attempt: Underway, run: Run) -> None:
+        job, args = attempt.job, attempt.started.claimed.args
+        positional = (run,) if job.takes_run else ()
+        if not job.is_async:
+            job.function(*positional, **args)
+            return
+        loop = self.loop
+        assert loop is not None, "async jobs need a running event loop"
+
+        async def call() -> None:
+            # The task is cancelled and not the future for it, which would be done before its end.
+            task = asyncio.current_task()
+            assert task is not None
+            attempt.bounds.on_stop(lambda _: loop.call_soon_threadsafe(task.cancel))
+            await job.function(*positional, **args)
+
+        asyncio.run_coroutine_threadsafe(call(), loop).result()
+
+    @contextmanager
+    def _lock_held(self, attempt: Underway, run: Run) -> Iterator[None]:
+        name = attempt.job.spec.policy.lock
+        if name is None:
+            yield
+            return
+        assert self.locks is not None, "refused when the service was made"
+        meta = {"job": run.job, "run": run.id}
+        while True:
+            run.check()
+            try:
+                lease = self.locks.acquire(name, wait=LOCK_SLICE_SECONDS, meta=meta)
+                break
+            except lockd.LockTimeout:
+                continue
+        run.lease = lease
+        try:
+            yield
+            lease.check()
+        finally:
+            try:
+                lease.release()
+            except LockdError as error:
+                logger.info("lock %s not given back, its lease runs out by itself: %s", name, error)
 
     def _until_answered(self, transaction: Callable[[], T]) -> T:
         pause, is_told = PAUSE_FIRST_SECONDS, False
@@ -150,3 +265,19 @@ class Worker:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, for a log line."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _log_end(result: Result, finish: Finish) -> None:
+    claimed = result.started.claimed
+    is_well = finish is not Finish.LATE and result.end is State.SUCCEEDED
+    last_line = "" if not result.error else f" error={result.error.strip().splitlines()[-1]!r}"
+    logger.log(
+        logging.INFO if is_well else logging.WARNING,
+        "attempt ended job=%s run=%d attempt=%d state=%s counted=%s%s",
+        claimed.job,
+        claimed.run_id,
+        claimed.number,
+        result.end,
+        "late" if finish is Finish.LATE else "yes",
+        last_line,
+    )

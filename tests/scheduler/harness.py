@@ -133,7 +133,7 @@ class World:
             clock=self.clock,
             loop=None,
             abandoned=threading.Event(),
-            underway={},
+            monotonic=lambda: self.clock.now().timestamp(),
         )
         officer = Officer(
             ledger=self.ledger,

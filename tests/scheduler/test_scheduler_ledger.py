@@ -9,7 +9,7 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from lockd_scheduler import AttemptFenced, Cron, Run
-from lockd_scheduler.attempts import Attempts, Finish
+from lockd_scheduler.attempts import Attempts, Finish, Result
 from lockd_scheduler.errors import ForeignOffice, OfficeLost
 from lockd_scheduler.mandates import Mandate
 from lockd_scheduler.policies import Policy
@@ -227,12 +227,12 @@ def test_r5_after_an_unknown_commit_only_the_own_nonce_goes_on(world: World) -> 
     """R5: asked again, start finds its own commit by the nonce; another's is not taken for it."""
     process = world.process().elected(1)
     process.turn()
-    claimed = process.pop()
+    claims = [(process.pop(), Policy())]
     attempts = Attempts(world.engine)
-    mine = attempts.start(claimed, nonce="a" * 32, worker="w", now=NOON)
-    assert mine is not None
-    assert attempts.start(claimed, nonce="a" * 32, worker="w", now=NOON) == mine
-    assert attempts.start(claimed, nonce="b" * 32, worker="w", now=NOON) is None
+    mine = attempts.start(claims, nonce="a" * 32, worker="w", now=NOON)
+    assert len(mine) == 1
+    assert attempts.start(claims, nonce="a" * 32, worker="w", now=NOON) == mine
+    assert attempts.start(claims, nonce="b" * 32, worker="w", now=NOON) == []
 
 
 @pytest.mark.usefixtures("ticks")
@@ -240,11 +240,10 @@ def test_a_finish_may_be_asked_again(world: World) -> None:
     process = world.process().elected(1)
     process.turn()
     attempts = Attempts(world.engine)
-    started = attempts.start(process.pop(), nonce="a" * 32, worker="w", now=NOON)
-    assert started is not None
-    policy = Policy()
-    assert attempts.finish(started, State.FAILED, policy, error="no", now=NOON) is Finish.COUNTED
-    assert attempts.finish(started, State.FAILED, policy, error="no", now=NOON) is Finish.ALREADY
+    [started] = attempts.start([(process.pop(), Policy())], nonce="a" * 32, worker="w", now=NOON)
+    failed = Result(started, Policy(), State.FAILED, "no")
+    assert attempts.finish([failed], now=NOON) == [Finish.COUNTED]
+    assert attempts.finish([failed], now=NOON) == [Finish.ALREADY]
     [row] = world.attempts()
     assert (row.state, row.late_state) == ("failed", None)
 
@@ -255,8 +254,7 @@ def test_only_missed_heartbeats_make_an_attempt_lost(world: World) -> None:
     process = world.process().elected(1)
     process.turn()
     attempts = process.worker.attempts
-    started = attempts.start(process.pop(), nonce="a" * 32, worker="process-1", now=NOON)
-    assert started is not None
+    [started] = attempts.start([(process.pop(), Policy())], nonce="a" * 32, worker="process-1", now=NOON)
     attempt_id = started.claimed.attempt_id
     for _ in range(5):
         world.clock.turn(LOST_AFTER)
@@ -268,8 +266,8 @@ def test_only_missed_heartbeats_make_an_attempt_lost(world: World) -> None:
     process.turn()
     assert world.attempts()[0].state == world.runs()[0].state == "lost"
     assert attempts.heartbeat([attempt_id], worker="process-1", now=world.clock.now()) == set()
-    late = attempts.finish(started, State.SUCCEEDED, Policy(), error=None, now=world.clock.now())
-    assert late is Finish.LATE
+    late = Result(started, Policy(), State.SUCCEEDED)
+    assert attempts.finish([late], now=world.clock.now()) == [Finish.LATE]
     [first, *_] = world.attempts()
     assert (first.state, first.late_state) == ("lost", "succeeded")
     assert world.runs()[0].state == "lost"
@@ -310,7 +308,7 @@ def test_a_lost_attempt_is_followed_by_another_at_least_once(world: World) -> No
 
     process = world.process().elected(1)
     process.turn()
-    process.worker.attempts.start(process.pop(), nonce="a" * 32, worker="gone", now=NOON)
+    process.worker.attempts.start([(process.pop(), Policy())], nonce="a" * 32, worker="gone", now=NOON)
     world.clock.turn(LOST_AFTER + SECOND)
     process.turn()
     world.clock.turn(SECOND)
