@@ -28,6 +28,12 @@ def upkeep(sql: SqlStore) -> Upkeep:
     return Upkeep(sql.engine)
 
 
+@pytest.fixture
+def sqlite_upkeep(sqlite_store: SqlStore) -> Upkeep:
+    """For what is decided before the database is asked."""
+    return Upkeep(sqlite_store.engine)
+
+
 def write(store: SqlStore, lease: GivenLease, resource: str | None = None) -> None:
     with store.fence.write(lease, resource) as handle:
         store.add(handle, lease)
@@ -93,10 +99,10 @@ class TestRaiseFloor:
             assert change == FloorChange(Floor(50), Floor(50), removed=0)
 
     @pytest.mark.parametrize("token", [0, -1, TOKEN_MAX, 2**60])
-    def test_pitfall_08_a_floor_above_all_tokens_is_refused(self, upkeep: Upkeep, token: int) -> None:
+    def test_pitfall_08_a_floor_above_all_tokens_is_refused(self, sqlite_upkeep: Upkeep, token: int) -> None:
         with pytest.raises(ValueError, match="tokens above it"):
-            upkeep.raise_floor(token)
-        assert upkeep.floor() == Floor(0)
+            sqlite_upkeep.raise_floor(token)
+        assert sqlite_upkeep.floor() == Floor(0)
 
     def test_it_is_kept_by_the_database_alone(self, sql: SqlStore, upkeep: Upkeep) -> None:
         """Pitfall 13 in its smallest form: nothing of the rule is in this process."""
@@ -297,9 +303,9 @@ class TestAdopt:
         install_and_write(sql, GivenLease(6, cluster=OTHER_CLUSTER))
 
     @pytest.mark.parametrize("text", ["", "5", f"{CLUSTER}/5", f"{CLUSTER}/0000000a/{TOKEN_MAX}"])
-    def test_what_is_no_fence_is_refused(self, upkeep: Upkeep, text: str) -> None:
+    def test_what_is_no_fence_is_refused(self, sqlite_upkeep: Upkeep, text: str) -> None:
         with pytest.raises(ValueError, match="not"):
-            upkeep.adopt(text)
+            sqlite_upkeep.adopt(text)
 
 
 def test_marks_tell_when_they_were_installed_in_utc(sql: SqlStore, upkeep: Upkeep) -> None:
