@@ -23,6 +23,9 @@ from lockd_storage.fencing import (
     resource_of,
     writing_fence,
 )
+from lockd_storage.rejects import told
+
+ADAPTER = "memory"
 
 
 class MemoryFence:
@@ -47,18 +50,19 @@ class MemoryFence:
         install. After Unavailable it stays shut to both: install again.
         """
         resource = resource_of(lease, resource)
-        fence = presented_fence(lease, resource=resource, cluster=self._cluster)
-        check_deadline(lease)
-        with self._changed:
-            mark = judge_install(
-                self._marks.get(resource), floor=Floor(), resource=resource, lock=lease.lock, fence=fence
-            )
-            self._marks[resource] = mark
-            if not self._changed.wait_for(lambda: not self._older_inside(mark), timeout):
-                raise Unavailable(f"older writes to resource {resource!r} did not end in {timeout:g} s")
-            # While this waited, a newer one may have shut the gate to us as well.
-            judge_write(self._marks[resource], resource=resource, fence=fence)
-        return mark
+        with told(ADAPTER, resource):
+            fence = presented_fence(lease, resource=resource, cluster=self._cluster)
+            check_deadline(lease)
+            with self._changed:
+                mark = judge_install(
+                    self._marks.get(resource), floor=Floor(), resource=resource, lock=lease.lock, fence=fence
+                )
+                self._marks[resource] = mark
+                if not self._changed.wait_for(lambda: not self._older_inside(mark), timeout):
+                    raise Unavailable(f"older writes to resource {resource!r} did not end in {timeout:g} s")
+                # While this waited, a newer one may have shut the gate to us as well.
+                judge_write(self._marks[resource], resource=resource, fence=fence)
+            return mark
 
     def mark(self, resource: str) -> Mark | None:
         """See `FencePort.mark`."""
@@ -69,16 +73,17 @@ class MemoryFence:
     def write(self, lease: HeldLease, resource: str | None = None) -> Iterator[None]:
         """See `FencePort.write`. Yields nothing: what is written is the caller's own state."""
         resource = resource_of(lease, resource)
-        fence = writing_fence(lease, resource=resource, cluster=self._cluster)
-        with self._changed:
-            mark = self._marks.get(resource)
-            judge_write(mark, resource=resource, fence=fence)
-            check_deadline(lease)
-            if mark is not None and self._older_inside(mark):
-                raise NotInstalled(
-                    f"the install for resource {resource!r} has not returned", resource=resource
-                )
-            self._writing[resource, fence.token] += 1
+        with told(ADAPTER, resource):
+            fence = writing_fence(lease, resource=resource, cluster=self._cluster)
+            with self._changed:
+                mark = self._marks.get(resource)
+                judge_write(mark, resource=resource, fence=fence)
+                check_deadline(lease)
+                if mark is not None and self._older_inside(mark):
+                    raise NotInstalled(
+                        f"the install for resource {resource!r} has not returned", resource=resource
+                    )
+                self._writing[resource, fence.token] += 1
         try:
             yield
         finally:

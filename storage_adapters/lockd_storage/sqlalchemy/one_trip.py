@@ -2,7 +2,7 @@
 
 psycopg sends BEGIN by itself before a transaction's first statement and waits for the answer; that
 is a round trip as long as the check's own. Here both are one simple query. Anything out of the
-ordinary, such as an isolation level, goes the usual way.
+ordinary, such as a transaction that is to be READ ONLY, goes the usual way.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ _IDLE = 0  # libpq's PQTRANS_IDLE
 def begin_and_call(connection: Connection, function: str, parameters: Sequence[str | int]) -> bool:
     """Begin the driver's transaction and call a function in it.
 
-    False if nothing was done: another driver, a transaction that has begun already or one that does
-    not begin with a plain BEGIN. Raises DBAPIError.
+    False if nothing was done: another driver, a transaction that has begun already or one that is
+    READ ONLY or DEFERRABLE. Raises DBAPIError.
     """
     if connection.dialect.driver != "psycopg":
         return False
@@ -37,8 +37,10 @@ def begin_and_call(connection: Connection, function: str, parameters: Sequence[s
     words = b", ".join(
         b"%d" % value if isinstance(value, int) else bytes(literal(value.encode())) for value in parameters
     )
-    query = b"BEGIN; SELECT %s(%s)" % (function.encode(), words)
-    echo(connection, f"BEGIN; SELECT {function}(...)", parameters)
+    level = driver.isolation_level
+    begin = "BEGIN" if level is None else f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"
+    query = b"%s; SELECT %s(%s)" % (begin.encode(), function.encode(), words)
+    echo(connection, f"{begin}; SELECT {function}(...)", parameters)
     try:
         driver.pgconn.send_query(query)
         waiting: Any = driver.wait(generators.execute(driver.pgconn))
@@ -62,7 +64,6 @@ def _begins_plainly(driver: Any) -> bool:
     return (
         driver.pgconn.transaction_status == _IDLE
         and not driver.autocommit
-        and driver.isolation_level is None
         and driver.read_only is None
         and driver.deferrable is None
         and driver.pgconn.parameter_status(b"client_encoding") == b"UTF8"
