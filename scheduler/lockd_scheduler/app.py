@@ -23,7 +23,7 @@ from lockd_scheduler.errors import BadSchedule, OfficeTaken, SchedulerError
 from lockd_scheduler.jobs import Job
 from lockd_scheduler.ledger import Ledger
 from lockd_scheduler.officer import Officer
-from lockd_scheduler.offices import FileOffice, LockdOffice
+from lockd_scheduler.offices import FileOffice, LockdOffice, RowOffice
 from lockd_scheduler.ports import Office, Seat
 from lockd_scheduler.service import Service
 from lockd_scheduler.threads import ThreadRunner
@@ -90,6 +90,8 @@ def start_service(
     def open_office(ledger: Ledger, holder: str) -> Office:
         if settings.lockd is not None:
             return _lockd_office(settings.lockd, settings, ledger, holder)
+        if ledger.engine.dialect.name != "sqlite":
+            return RowOffice(ledger.engine, scope, lease_ttl=settings.lease_ttl, holder=holder)
         office = _file_office(ledger)
         seats.append(_win_alone(office))
         return office
@@ -166,13 +168,8 @@ def _lockd_office(endpoints: str, settings: Settings, ledger: Ledger, holder: st
 
 
 def _file_office(ledger: Ledger) -> FileOffice:
-    url = ledger.engine.url
-    if url.get_backend_name() != "sqlite":
-        raise BadSchedule(
-            f"{url.get_backend_name()} needs --lockd ENDPOINTS: without it two processes can't choose one"
-        )
     # One file has one lock, also for whoever comes by a symbolic link.
-    database = Path(url.database or "").resolve()
+    database = Path(ledger.engine.url.database or "").resolve()
     return FileOffice(database.with_name(database.name + ".lock"), last_token=ledger.last_token)
 
 

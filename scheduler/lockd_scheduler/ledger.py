@@ -13,12 +13,12 @@ replaced meanwhile, finds out in the database and not by a clock (R2).
 
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 
-from sqlalchemy import Connection, Engine, and_, func, or_, select, update
+from sqlalchemy import Connection, Engine, and_, or_, select, update
 
 from lockd_scheduler.claiming import claim_due
-from lockd_scheduler.dialects import insert_if_new
+from lockd_scheduler.dialects import insert_if_new, now_of
 from lockd_scheduler.ending import Ended, end_runs
 from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import ForeignOffice, OfficeLost
@@ -47,11 +47,8 @@ class Ledger:
 
     def read_time(self) -> datetime:
         """The database's time (SQLite: this machine's)."""
-        if self.engine.dialect.name != "postgresql":
-            return datetime.now(UTC)
         with reading(self.engine) as connection:
-            moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-            return moment.astimezone(UTC)
+            return connection.execute(select(now_of(connection))).scalar_one()
 
     def last_token(self) -> int:
         """The token that holds the office now; 0 if it was never held."""
@@ -76,7 +73,12 @@ class Ledger:
             moved = connection.execute(
                 update(office)
                 .where(held.scope == self.scope, held.source == mandate.source, newer)
-                .values(token=mandate.token, holder=mandate.holder, taken_at=now)
+                .values(
+                    token=mandate.token,
+                    holder=mandate.holder,
+                    taken_at=now,
+                    renewed_at=now_of(connection),
+                )
             )
             if moved.rowcount == 0:
                 row = connection.execute(select(office).where(held.scope == self.scope)).one()

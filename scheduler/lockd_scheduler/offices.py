@@ -1,24 +1,34 @@
-"""Two ways to be elected: a lock file beside the database, and a lock of a lockd cluster.
+"""Three ways to be elected: a lock file beside the database, a row in it, a lock of a lockd cluster.
 
-Either only chooses who tries. What a seat may do is decided by the fence row in the ledger.
+Each only chooses who tries. What a seat may do is decided by the fence row in the ledger.
 """
 
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO
 
+from sqlalchemy import ColumnElement, Connection, Engine, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
 import lockd
 from lockd.errors import LockdError, LockTimeout, OutcomeUnknown, SessionExpired, Unavailable
+from lockd_scheduler.dialects import now_of
+from lockd_scheduler.engines import reading
 from lockd_scheduler.mandates import LOCAL
 from lockd_scheduler.ports import Seat
+from lockd_scheduler.tables import office
 
 logger = logging.getLogger("lockd_scheduler")
 
 POLL_SECONDS = 0.05
+ROW_POLL_SECONDS = 0.25
+RENEWALS_PER_LEASE = 4
 LOCK_PREFIX = "lockd-scheduler/"
 
 
@@ -82,6 +92,106 @@ class FileSeat:
     def resign(self) -> None:
         """Let the file go."""
         self._file.close()
+
+
+class RowOffice:
+    """Elects by the office's own row: whoever finds it not renewed for `lease_ttl` may take it.
+
+    Several may find that at once; the one whose `take_office` moves the row first has it, and the
+    others are told so there. The database's clock alone is read, and only for when to try (SAFETY R2).
+    """
+
+    def __init__(self, engine: Engine, scope: str, *, lease_ttl: timedelta, holder: str) -> None:
+        self._engine = engine
+        self._scope = scope
+        self._lease_ttl = lease_ttl
+        self._holder = holder
+
+    def campaign(self, wait: float) -> Seat | None:
+        """See ports.Office. Raises SQLAlchemy's errors."""
+        give_up = time.monotonic() + wait
+        while (token := self._free_token()) is None:
+            if time.monotonic() >= give_up:
+                return None
+            time.sleep(min(ROW_POLL_SECONDS, max(give_up - time.monotonic(), 0.0)))
+        return RowSeat(self._engine, self._scope, token, holder=self._holder, lease_ttl=self._lease_ttl)
+
+    def _free_token(self) -> int | None:
+        """The token after the last one, if the office is free as far as the row tells."""
+        with reading(self._engine) as connection:
+            row = connection.execute(
+                select(office.c.token, office.c.holder, office.c.renewed_at, now_of(connection)).where(
+                    office.c.scope == self._scope
+                )
+            ).one_or_none()
+        if row is None:
+            return 1
+        is_held = row.renewed_at is not None and row.now - row.renewed_at < self._lease_ttl
+        return None if is_held else row.token + 1
+
+    def close(self) -> None:
+        """Nothing is open between campaigns."""
+
+
+class RowSeat:
+    """A row that is renewed by a thread of its own, a few times within the lease."""
+
+    source = LOCAL
+
+    def __init__(self, engine: Engine, scope: str, token: int, *, holder: str, lease_ttl: timedelta) -> None:
+        self.token = token
+        self.lost = False
+        self._engine = engine
+        self._scope = scope
+        self._holder = holder
+        self._pause = lease_ttl.total_seconds() / RENEWALS_PER_LEASE
+        self._callbacks: list[Callable[[], None]] = []
+        self._is_over = threading.Event()
+        self._renewing = threading.Thread(target=self._renew_on, name="lockd-scheduler-seat", daemon=True)
+        self._renewing.start()
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Called on the renewing thread."""
+        self._callbacks.append(callback)
+
+    def resign(self) -> None:
+        """Let the next one try at once; if the database can't be told, the lease runs out by itself."""
+        self._is_over.set()
+        if threading.current_thread() is not self._renewing:
+            self._renewing.join()
+        try:
+            self._write(lambda _: None)
+        except SQLAlchemyError as error:
+            logger.info("office not given back, its lease runs out by itself: %s", error)
+
+    def _renew_on(self) -> None:
+        while not self._is_over.wait(self._pause):
+            try:
+                is_lost = not self._write(now_of) and self._is_anothers()
+            except SQLAlchemyError as error:
+                logger.info("office not renewed, trying on: %s", error)
+                continue
+            if is_lost:
+                self.lost = True
+                for callback in self._callbacks:
+                    callback()
+                return
+
+    def _write(self, moment: Callable[[Connection], ColumnElement[datetime] | None]) -> bool:
+        with self._engine.begin() as connection:
+            renewed = connection.execute(
+                update(office)
+                .where(office.c.scope == self._scope, office.c.token == self.token)
+                .where(office.c.holder == self._holder)
+                .values(renewed_at=moment(connection))
+            )
+            return renewed.rowcount == 1
+
+    def _is_anothers(self) -> bool:
+        """Whether somebody else has moved the row to our token or beyond; before that it waits for us."""
+        with reading(self._engine) as connection:
+            token = connection.scalar(select(office.c.token).where(office.c.scope == self._scope))
+            return token is not None and token >= self.token
 
 
 class LockdOffice:

@@ -65,6 +65,7 @@ office = Table(
     Column("token", BigInteger, nullable=False),
     Column("holder", String(255), nullable=False),
     Column("taken_at", UtcMoment),
+    Column("renewed_at", UtcMoment),
 )
 
 schedule = Table(

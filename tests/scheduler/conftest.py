@@ -28,7 +28,11 @@ def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database whose ledger is empty, or not made yet."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.db"
-    url = str(request.getfixturevalue("postgres_ledger_url"))
+    return emptied(str(request.getfixturevalue("postgres_ledger_url")))
+
+
+def emptied(url: str) -> str:
+    """The URL of a PostgreSQL ledger, with nothing in it any more."""
     engine = open_engine(url)
     with engine.begin() as connection:
         names = ", ".join(table.name for table in metadata.sorted_tables)

@@ -20,6 +20,9 @@ MOMENT = sa.DateTime(timezone=True)
 NAME = sa.String(255)
 
 ADDED: dict[str, dict[str, sa.types.TypeEngine[Any]]] = {
+    "lockd_office": {
+        "renewed_at": MOMENT,
+    },
     "lockd_schedule": {
         "paused_at": MOMENT,
         "paused_until": MOMENT,
