@@ -22,6 +22,7 @@ from lockd_storage.sqlalchemy.marks import (
 )
 
 FENCED = "lockd_fenced"
+TOKENS = "lockd_tokens"
 # A transaction that holds no mark keeps no install waiting, only those who want the same rows.
 LATE_IDLE_SECONDS = 60.0
 
@@ -29,7 +30,8 @@ LATE_IDLE_SECONDS = 60.0
 class HeldMarks:
     """A `Condition`. `connection.info["lockd_fenced"]` says what a transaction may write:
 
-    the root transaction, and the frozenset of resources that were compared in it.
+    the root transaction, and the frozenset of resources that were compared in it. In "lockd_tokens" are
+    the root transaction and a dict of the tokens that it writes under, by resource.
     """
 
     def __init__(
@@ -64,6 +66,9 @@ class HeldMarks:
             self._hold(connection)
         if self._reads:
             self._store.forbid_writes(connection)
+        else:
+            tokens = {grant.resource: grant.fence.token for grant in self._grants}
+            connection.info[TOKENS] = (connection.get_transaction(), tokens)
 
     def close(self, connection: Connection) -> None:
         """See `Condition.close`."""
