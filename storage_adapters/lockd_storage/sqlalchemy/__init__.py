@@ -1,8 +1,16 @@
-"""Fenced writes through SQLAlchemy, on PostgreSQL and SQLite.
+"""Fenced transactions through SQLAlchemy: PostgreSQL, MariaDB and MySQL, and SQLite; blocking and asyncio.
 
-`SqlFence` installs; `fenced` wraps a Session or a Connection so that every transaction it begins
-is checked first and holds the mark until it ends. The marks live in the same database as the data, in
-tables that `lockd_storage.schema.upgrade(engine)` makes.
+`SqlFence` installs; `fenced` wraps a Session, a Connection, or an asyncio one, so that every
+transaction it begins is checked and holds the mark until it ends. The marks live in the same
+database as the data, in tables that `lockd_storage.schema.upgrade(engine)` makes.
+
+    fence = SqlFence(engine)                     # of an AsyncEngine: the same verbs, awaited
+    fence.install(lease)
+    with fenced(session, fence, lease, *more):   # several leases: their marks are taken in one order
+        ...
+
+    fenced(..., check="late")                    # compared just before each COMMIT
+    fenced(..., access="read")                   # a shared lease reads; writes are refused
 
 On PostgreSQL both verbs are functions, so that other clients can take part:
 
@@ -17,14 +25,15 @@ On PostgreSQL both verbs are functions, so that other clients can take part:
 
 The first arguments are the resource and, for install, the lock's name. They refuse with these
 SQLSTATEs: LF001 stale token, LF002 not installed, LF003 another cluster, LF004 another lock, LF005
-not READ COMMITTED, LF006 not a fence. The resource stays locked FOR SHARE until the transaction ends.
+not READ COMMITTED, LF006 not a fence; the triggers of guarded tables with LF007, outside a fence. The
+resource stays locked FOR SHARE until the transaction ends.
 
 On SQLite the database has one writer at a time: a fenced transaction takes the write lock first,
 then compares. A holder that is paused inside a transaction blocks everyone until its process goes on
-or ends; no server is there to end it.
+or ends; no server is there to end it. MariaDB and MySQL are described in `mysql`.
 
-Start reading at `fence`. `block` watches the transactions, `postgresql` and `sqlite` speak to the
-database.
+Start reading at `fence`. `block` watches the transactions and `held` says what must hold of them;
+`postgresql`, `mysql` and `sqlite` speak to the database, by way of `marks`, their port.
 """
 
 try:
