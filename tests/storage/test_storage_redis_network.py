@@ -201,6 +201,63 @@ def test_a_cancelled_write_leaves_no_reply_for_the_next(server: ValkeyServer, di
     wait_until(lambda: int(direct.get("orders")) == 2)
 
 
+class Interrupted(redis.Connection):
+    """A connection that a signal interrupts between a request and its reply."""
+
+    armed = False
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        if Interrupted.armed:
+            Interrupted.armed = False
+            raise KeyboardInterrupt
+        return super().read_response(*arguments, **options)
+
+
+class AsyncInterrupted(redis.asyncio.Connection):
+    """The same, as a cancellation."""
+
+    armed = False
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        if AsyncInterrupted.armed:
+            AsyncInterrupted.armed = False
+            raise asyncio.CancelledError
+        return await super().read_response(*arguments, **options)
+
+
+def test_an_interrupted_write_leaves_no_reply_for_the_next(server: ValkeyServer) -> None:
+    pool = redis.ConnectionPool(connection_class=Interrupted, port=server.port, max_connections=1)
+    with redis.Redis.from_pool(pool) as client:
+        orders = RedisFence(client).of(LEASE)
+        assert orders.incrby("orders", 7) == 7
+        Interrupted.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            orders.incrby("orders", 7)
+        assert orders.exists("{orders}:none") == 0
+
+
+def test_a_write_that_is_cancelled_between_request_and_reply_leaves_none(server: ValkeyServer) -> None:
+    async def scenario() -> None:
+        pool = redis.asyncio.ConnectionPool(
+            connection_class=AsyncInterrupted, port=server.port, max_connections=1
+        )
+        async with redis.asyncio.Redis.from_pool(pool) as client:
+            orders = AsyncRedisFence(client).of(LEASE)
+            assert await orders.incrby("orders", 7) == 7
+            AsyncInterrupted.armed = True
+            server.pause()  # so that the reply is not there yet when the next looks
+            try:
+                with pytest.raises(asyncio.CancelledError):
+                    await orders.incrby("orders", 7)
+                following = asyncio.create_task(orders.exists("{orders}:none"))
+                await asyncio.sleep(0)
+            finally:
+                server.resume()
+            assert await following == 0
+
+    asyncio.run(scenario())
+
+
 def test_nobody_there_is_unavailable() -> None:
     with redis.Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as client:
         fence = RedisFence(client)

@@ -1,19 +1,21 @@
 """The rule on real servers, Valkey 9 and Redis 6.2: what the contract suite does not ask of everyone."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from lockd.errors import AccessDenied, CorruptData, LockdError, StaleToken, Unavailable
+from lockd.errors import AccessDenied, CorruptData, LockdError, OutcomeUnknown, StaleToken, Unavailable
 from lockd.ids import ClusterId, Fence
 from lockd_storage import NotFenceable, NotInstalled, OutsideFence, WrongMode
 from lockd_storage.fencing import Floor, Mark, judge_install
-from lockd_storage.redis import RedisFence, scripts
+from lockd_storage.redis import AsyncRedisFence, RedisFence, scripts
 from lockd_storage.redis.batch import Batch
 from lockd_storage.redis.keys import (
     FLOOR_KEY,
@@ -26,6 +28,7 @@ from lockd_storage.redis.keys import (
     tag_of,
     tagged_key,
 )
+from lockd_storage.rejects import REJECTS
 from tests.servers.valkey import ValkeyServer
 from tests.storage.leases import CLUSTER, INCARNATION, OTHER_CLUSTER, OTHER_INCARNATION, GivenLease
 
@@ -357,6 +360,10 @@ def test_a_user_with_few_rights(client: Any, redis_server: ValkeyServer) -> None
             with pytest.raises(AccessDenied, match="nothing was written"):
                 apply(fence, lambda batch: (batch.incrby("orders"), batch.delete("orders")))
             assert text(client.get("orders")) == "1"
+        else:  # such a server can't be asked beforehand
+            with pytest.raises(OutcomeUnknown, match=r"command 2 of a batch .* had applied those before"):
+                apply(fence, lambda batch: (batch.incrby("orders"), batch.delete("orders")))
+            assert text(client.get("orders")) == "2"
     once = Retry(NoBackoff(), 0)
     with (
         redis_server.client(username="app", password="wrong", retry=once) as app,
@@ -378,6 +385,40 @@ def test_g10_a_shared_lease_reads_and_does_not_write(client: Any) -> None:
         fence.of(reader).set("orders", "2")
     with pytest.raises(WrongMode):
         fence.script("return 1")(reader)
+
+
+def test_pitfall_27_every_refusal_is_counted_once(client: Any, redis_server: ValkeyServer) -> None:
+    fence, stale = RedisFence(client), GivenLease(33)
+    fence.install(GivenLease(34))
+    counter = REJECTS.labels("redis", "orders", "stale")
+
+    async def awaited() -> None:
+        async with redis.asyncio.Redis(port=redis_server.port) as aclient:
+            afence = AsyncRedisFence(aclient)
+            with pytest.raises(StaleToken):
+                await afence.install(stale)
+            with pytest.raises(StaleToken):
+                await afence.of(stale).set("orders", "x")
+            with pytest.raises(StaleToken):
+                await afence.script("return 1")(stale)
+            with pytest.raises(StaleToken):
+                async with afence.write(stale):
+                    pass
+
+    verbs: list[Callable[[], Any]] = [
+        lambda: fence.install(stale),
+        lambda: fence.of(stale).set("orders", "x"),
+        lambda: fence.script("return 1")(stale),
+        lambda: apply(fence, lambda batch: batch.set("orders", "x")),
+    ]
+    for verb in verbs:
+        before = counter._value.get()
+        with pytest.raises(StaleToken):
+            verb()
+        assert counter._value.get() == before + 1
+    before = counter._value.get()
+    asyncio.run(awaited())
+    assert counter._value.get() == before + 4
 
 
 def test_something_else_in_a_marks_place_is_reported_and_nothing_is_written(client: Any) -> None:
