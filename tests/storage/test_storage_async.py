@@ -164,8 +164,8 @@ def test_s3_every_transaction_of_an_async_connection_is_checked(run: Runner) -> 
 
 
 def test_a_blocking_fence_serves_async_sessions_and_the_other_way_round(url: sa.URL) -> None:
-    blocking = {"mysql": "mysql+pymysql", "sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
-    driver = blocking[url.get_backend_name()]
+    backends = {"mysql": "mysql+pymysql", "sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+    driver = backends[url.get_backend_name()]
     plain = sa.create_engine(url.set(drivername=driver))
     blocking = SqlFence(plain)
     blocking.install(GivenLease(33))
