@@ -21,7 +21,7 @@ from lockd_storage import NotInstalled
 from lockd_storage.filesystem import FileFence
 from tests.storage.leases import GivenLease
 
-WATCHED = ("open", "replace", "fsync", "mkdir", "unlink", "rmdir", "pwrite")
+WATCHED = ("open", "replace", "fsync", "mkdir", "unlink", "pwrite")
 
 
 def watch(reached: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ so before it returns.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -43,6 +43,7 @@ class FileChanges:
         self._resource = resource
         self._staged = folder.staged_path(resource)
         self._changes: dict[str, Change] = {}
+        self._prepared: list[Path] = []
         self._entered_in = os.getpid()
 
     def write(self, path: str | PurePath, data: bytes) -> None:
@@ -61,10 +62,12 @@ class FileChanges:
         Its `name` can be handed to another program. Left with an error, it changes nothing.
         """
         target = self._target(path)
-        with explained(self._staged):
-            self._staged.mkdir(exist_ok=True)
-            staged = self._staged / str(len(os.listdir(self._staged)))  # noqa: PTH208  a count is enough
+        staged = self._staged / str(len(self._prepared))  # free: what a crash left was removed before us
+        with explained(staged):
+            if not self._prepared:
+                self._staged.mkdir(exist_ok=True)  # and it stays: to make it is dearer than to write there
             file = staged.open("xb")
+        self._prepared.append(staged)
         with file:
             yield file
             with explained(staged):
@@ -102,7 +105,9 @@ class FileChanges:
     def drop(self) -> None:
         """Remove what was prepared, unless it is decided or another process's."""
         if os.getpid() == self._entered_in and not self._folder.commit_path(self._resource).exists():
-            shutil.rmtree(self._staged, ignore_errors=True)  # what stays is removed by the next block
+            for staged in self._prepared:
+                with suppress(OSError):  # what stays is removed by the next block
+                    staged.unlink(missing_ok=True)
 
     def _decide(self, changes: list[Change]) -> None:
         commit_path = self._folder.commit_path(self._resource)
@@ -139,7 +144,7 @@ class FileChanges:
 
 def unfinished(folder: FenceFolder, resource: str) -> bool:
     """Whether a block ended without its process having tidied up. Asked while no block is under way."""
-    return folder.commit_path(resource).exists() or folder.staged_path(resource).exists()
+    return folder.commit_path(resource).exists() or bool(_left_staged(folder, resource))
 
 
 def finish(folder: FenceFolder, resource: str) -> None:
@@ -155,9 +160,13 @@ def finish(folder: FenceFolder, resource: str) -> None:
             commit_path.unlink()
             # Before anybody else changes those files: the list must not come back after a power cut.
             sync_directory(commit_path.parent)
-        staged = folder.staged_path(resource)
-        if staged.exists():
-            shutil.rmtree(staged)
+        for staged in _left_staged(folder, resource):
+            staged.unlink(missing_ok=True)
+
+
+def _left_staged(folder: FenceFolder, resource: str) -> list[Path]:
+    staged = folder.staged_path(resource)
+    return list(staged.iterdir()) if staged.exists() else []
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """The folder `.lockd`: its names, its locks, and writing a small file so that it lasts.
 
-For a resource there are `NAME.lock`, which whoever writes holds; `NAME.mark`; `NAME.staged`, files of
-a block that is under way; and `NAME.commit`, the list of changes while several of them happen. For all
-of them there are `MARKS.lock`, held for the instant in which a mark or the floor moves, and `FLOOR`. A
-lock file is never removed: two processes could then each hold a lock on a file of that name.
+For a resource there are `NAME.lock`, which whoever writes holds; `NAME.mark`; `NAME.staged`, where a
+block that is under way keeps its files; and `NAME.commit`, the list of changes while several of them
+happen. For all of them there are `MARKS.lock`, held for the instant in which a mark or the floor moves, and
+`FLOOR`. A lock file is never removed: two processes could then each hold a lock on a file of that name.
 """
 
 import errno
