@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -30,6 +30,8 @@ _ADVICE = (
     "install Debian's mariadb-server-core, or set LOCKD_MARIADB_BIN to the folder of a mariadbd"
     " (docs/TESTING.md)"
 )
+
+DURABLE = ("--innodb-flush-log-at-trx-commit=1", "--innodb-flush-method=fsync")
 
 # Tests may lose power with us: nothing on this disk is meant to outlive the run.
 SETTINGS = (
@@ -129,19 +131,22 @@ def find_programs(cache: Path) -> Programs:
 
 
 @contextmanager
-def running_mariadb(programs: Programs) -> Iterator[MariadbServer]:
-    """Start a server of its own data folder on a free port, and stop it for certain."""
+def running_mariadb(programs: Programs, settings: Sequence[str] = ()) -> Iterator[MariadbServer]:
+    """Start a server of its own data folder on a free port, and stop it for certain.
+
+    `settings` go over those of tests: DURABLE for a benchmark.
+    """
     try:
-        guardian, port = _start(programs)
+        guardian, port = _start(programs, settings)
     except PortTakenError:
-        guardian, port = _start(programs)
+        guardian, port = _start(programs, settings)
     try:
         yield MariadbServer(port)
     finally:
         stop(guardian)
 
 
-def _start(programs: Programs) -> tuple[subprocess.Popen[bytes], int]:
+def _start(programs: Programs, settings: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     user = unprivileged()
     home = Path(tempfile.mkdtemp(prefix="lockd-mariadb-"))
     try:
@@ -165,19 +170,19 @@ def _start(programs: Programs) -> tuple[subprocess.Popen[bytes], int]:
             ],
             env=programs.env,
         )
-        return _serve(programs, home, data, user)
+        return _serve(programs, home, data, user, settings)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
 
 
 def _serve(
-    programs: Programs, home: Path, data: Path, user: pwd.struct_passwd | None
+    programs: Programs, home: Path, data: Path, user: pwd.struct_passwd | None, settings: Sequence[str]
 ) -> tuple[subprocess.Popen[bytes], int]:
     port = free_port()
     command: list[str | Path] = [
         *(programs.server, "--no-defaults", f"--basedir={programs.prefix}", f"--datadir={data}"),
-        *(f"--port={port}", f"--socket={data / 'socket'}", *SETTINGS),
+        *(f"--port={port}", f"--socket={data / 'socket'}", *SETTINGS, *settings),
     ]
     # KILL loses nothing that anyone will read, and an orderly stop takes a second.
     guardian = start_guarded(command, home=home, stop_signal="SIGKILL", user=user, env=programs.env)

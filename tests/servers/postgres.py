@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
@@ -21,6 +21,8 @@ import psycopg
 from tests.servers.process import PortTakenError, free_port, run_as, start_guarded, stop, unprivileged
 
 START_SECONDS = 30.0
+
+DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 # Tests may lose power with us: nothing on this disk is meant to outlive the run.
 SETTINGS = {
@@ -58,19 +60,23 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """Start a server; stop it with SIGINT ("fast"), as SIGTERM would wait for clients to leave."""
+def running_postgres(settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """Start a server; stop it with SIGINT ("fast"), as SIGTERM would wait for clients to leave.
+
+    `settings` go over those of tests: DURABLE for a benchmark.
+    """
+    chosen = {**SETTINGS, **(settings or {})}
     try:
-        guardian, port = _start()
+        guardian, port = _start(chosen)
     except PortTakenError:
-        guardian, port = _start()
+        guardian, port = _start(chosen)
     try:
         yield PostgresServer(port)
     finally:
         stop(guardian)
 
 
-def _start() -> tuple[subprocess.Popen[bytes], int]:
+def _start(settings: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     user = unprivileged()
     home = Path(tempfile.mkdtemp(prefix="lockd-pg-"))
     try:
@@ -81,7 +87,7 @@ def _start() -> tuple[subprocess.Popen[bytes], int]:
         if user is not None:
             os.chown(data, user.pw_uid, user.pw_gid)
         run_as(user, home, [binaries / "initdb", *_initdb_arguments(data)])
-        return _serve(home, binaries / "postgres", data, user)
+        return _serve(home, binaries / "postgres", data, user, settings)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
@@ -100,10 +106,10 @@ def _initdb_arguments(data: Path) -> list[str]:
 
 
 def _serve(
-    home: Path, postgres: Path, data: Path, user: pwd.struct_passwd | None
+    home: Path, postgres: Path, data: Path, user: pwd.struct_passwd | None, settings: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], int]:
     port = free_port()
-    options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     guardian = start_guarded(
         [postgres, "-D", data, "-p", str(port), *options], home=home, stop_signal="SIGINT", user=user
     )

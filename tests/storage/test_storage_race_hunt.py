@@ -10,15 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.storage.hunt import bad
+from tests.servers.moto import S3Server
+from tests.servers.valkey import ValkeyServer
+from tests.storage.hunt import bad, bad_objects
 from tests.storage.hunt.arena import Arena
-from tests.storage.hunt.conductor import Conductor
+from tests.storage.hunt.conductor import FIRST_TOKEN, Conductor
+from tests.storage.hunt.files import FilesArena
 from tests.storage.hunt.memory import MemoryArena
 from tests.storage.hunt.postgresql import PostgresArena
+from tests.storage.hunt.redis import RedisArena
+from tests.storage.hunt.s3 import S3Arena
 from tests.storage.hunt.sql import SqlHands
 from tests.storage.hunt.sqlite import SqliteArena
 
 SEEDS = range(40)
+SEEDS_OVER_HTTP = range(6)
 SEEDS_UNTIL_FOUND = 400
 
 
@@ -32,14 +38,22 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(before)
 
 
-def is_found(arena: Arena) -> bool:
+def is_found(arena: Arena, *, first_token: int = FIRST_TOKEN) -> bool:
     """Whether the rule itself was seen broken, and not a slip in what a bad design tells its holder."""
-    with closing(Conductor(arena)) as conductor:
+    with closing(Conductor(arena, first_token=first_token)) as conductor:
         return any("install" in words for seed in range(SEEDS_UNTIL_FOUND) for words in conductor.play(seed))
 
 
 @pytest.fixture(
-    params=["memory", "sqlite", "sqlite-wal", pytest.param("postgresql", marks=pytest.mark.postgres)]
+    params=[
+        "memory",
+        "sqlite",
+        "sqlite-wal",
+        pytest.param("postgresql", marks=pytest.mark.postgres),
+        pytest.param("redis", marks=pytest.mark.valkey),
+        "s3",
+        "files",
+    ]
 )
 def arena(request: pytest.FixtureRequest, tmp_path: Path) -> Arena:
     match request.param:
@@ -47,13 +61,20 @@ def arena(request: pytest.FixtureRequest, tmp_path: Path) -> Arena:
             return MemoryArena()
         case "postgresql":
             return PostgresArena(request.getfixturevalue("postgres_url"))
+        case "redis":
+            return RedisArena(request.getfixturevalue("valkey_server").port)
+        case "s3":
+            return S3Arena(request.getfixturevalue("s3_server"))
+        case "files":
+            return FilesArena(tmp_path)
         case name:
             return SqliteArena(tmp_path, journal=name.partition("-")[2] or "delete")
 
 
 def test_s1_nothing_older_becomes_visible_after_an_install(arena: Arena) -> None:
+    seeds = SEEDS_OVER_HTTP if arena.name == "s3" else SEEDS
     with closing(Conductor(arena)) as conductor:
-        found = {seed: violations for seed in SEEDS if (violations := conductor.play(seed))}
+        found = {seed: violations for seed in seeds if (violations := conductor.play(seed))}
     assert not found, f"replay with: python -m tests.storage.hunt --adapter {arena.name} --seeds N"
 
 
@@ -84,3 +105,22 @@ def test_the_hunt_finds_what_is_known_to_be_wrong(postgres_url: str, hands: type
 @pytest.mark.postgres
 def test_pitfall_05_the_hunt_finds_a_key_share_lock(postgres_url: str) -> None:
     assert is_found(bad.KeyShare(postgres_url))
+
+
+@pytest.mark.valkey
+def test_pitfall_17_the_hunt_finds_tokens_compared_as_lua_numbers(valkey_server: ValkeyServer) -> None:
+    arena = RedisArena(valkey_server.port)
+    arena.hands_type = bad_objects.LuaNumbers
+    assert is_found(arena, first_token=2**53)
+
+
+def test_s8_the_hunt_finds_a_token_in_an_objects_metadata_only(s3_server: S3Server) -> None:
+    arena = S3Arena(s3_server)
+    arena.hands_type = bad_objects.MetadataOnly
+    assert is_found(arena)
+
+
+def test_pitfall_03_the_hunt_finds_a_file_written_outside_the_lock(tmp_path: Path) -> None:
+    arena = FilesArena(tmp_path)
+    arena.hands_type = bad_objects.CheckedOutsideTheLock
+    assert is_found(arena)

@@ -4,10 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from tests.servers.moto import running_moto
 from tests.servers.postgres import running_postgres
+from tests.servers.valkey import running_valkey
 from tests.storage.hunt.arena import Arena
+from tests.storage.hunt.files import FilesArena
 from tests.storage.hunt.memory import MemoryArena
 from tests.storage.hunt.postgresql import PostgresArena
+from tests.storage.hunt.redis import RedisArena
+from tests.storage.hunt.s3 import S3Arena
 from tests.storage.hunt.sqlite import SqliteArena
 
 
@@ -32,9 +37,29 @@ def _postgresql(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
         yield PostgresArena(url)
 
 
+@contextmanager
+def _redis(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
+    with running_valkey() as server:
+        yield RedisArena(server.port)
+
+
+@contextmanager
+def _s3(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
+    with running_moto() as server:
+        yield S3Arena(server)
+
+
+@contextmanager
+def _files(folder: Path) -> Iterator[Arena]:
+    yield FilesArena(folder)
+
+
 ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "sqlite-wal": _sqlite_wal,
     "postgresql": _postgresql,
+    "redis": _redis,
+    "s3": _s3,
+    "files": _files,
 }

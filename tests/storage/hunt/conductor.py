@@ -19,6 +19,9 @@ POLL_SECONDS = 0.001
 UNSURE_SECONDS = 0.004
 """Where an arena can't know who waits: a step that takes longer is taken to."""
 
+STUCK_SECONDS = 20.0
+"""A step that takes so long, and does not wait for another holder, ends the hunt."""
+
 FREED_SECONDS = 0.5
 """When everybody waits for so long, whoever is abandoned goes on: not every store ends it."""
 
@@ -142,16 +145,19 @@ class _Game:
 
     def _settle(self) -> None:
         """Return when each player rests, has ended, or waits for another one."""
-        unsure_until = time.monotonic() + UNSURE_SECONDS
+        heard_at = time.monotonic()
         while self.under_way:
             if self._hear(0 if self.waited.issuperset(self.under_way) else POLL_SECONDS):
-                unsure_until = time.monotonic() + UNSURE_SECONDS
+                heard_at = time.monotonic()
                 continue
             waiting = self.arena.waiting(self.under_way)
             if waiting is None:
-                if time.monotonic() > unsure_until:
+                if time.monotonic() - heard_at > UNSURE_SECONDS:
                     return
                 continue
+            if time.monotonic() - heard_at > STUCK_SECONDS:
+                lost = next(player for player in self.under_way if player not in waiting)
+                raise AssertionError(f"holder {lost.number} does not come back from\n{lost.where()}")
             self.waited = waiting
             if waiting.issuperset(self.under_way) and not self._hear(0):
                 return

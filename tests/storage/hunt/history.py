@@ -41,6 +41,16 @@ class Write:
     def is_line(self) -> bool:
         return self.place.endswith(f"/{LINES}")
 
+    def encode(self) -> str:
+        """As one word, for stores of texts."""
+        return f"{self.place.replace('/', '+')}+{self.token}+{self.holder}+{self.unit}+{self.ordinal}"
+
+    @classmethod
+    def decode(cls, word: str) -> "Write":
+        resource, name, *numbers = word.split("+")
+        token, holder, unit, ordinal = map(int, numbers)
+        return cls(f"{resource}/{name}", token, holder, unit, ordinal)
+
     @property
     def rank(self) -> tuple[int, int, int]:
         """A later write to the same place ranks higher: by token, and under one token by order."""

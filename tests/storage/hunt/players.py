@@ -4,7 +4,9 @@ A player stops at each `pause()`. The code under test is not asked to call it: a
 hooks of the library or the driver, between two statements or requests.
 """
 
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -61,6 +63,11 @@ class Player:
         self._go.put(None)
         self._again.put(False)
         self.thread.join(PATIENCE_SECONDS)
+
+    def where(self) -> str:
+        """What its thread is doing now, as a traceback."""
+        frame = sys._current_frames().get(self.thread.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else "(ended)"
 
     def _run(self) -> None:
         _current.player = self
