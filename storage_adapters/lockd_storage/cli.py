@@ -30,6 +30,8 @@ OPENERS: Final = {
     "mysql": SQL,
     "postgres": SQL,
     "postgresql": SQL,
+    "redis": "lockd_storage.redis.opening",
+    "rediss": "lockd_storage.redis.opening",
     "sqlite": SQL,
 }
 """By a URL's scheme, the module whose `open_upkeep(url)` gives an `UpkeepPort` inside `with`."""

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from redis.cluster import RedisCluster
 
 import lockd
 from lockd.cli import main
 from lockd.errors import StaleToken
 from lockd.testing.ports import free_port
 from lockd_storage import NotInstalled
+from lockd_storage.redis import RedisFence
 from lockd_storage.sqlalchemy import SqlFence
 from lockd_storage.sqlalchemy.upkeep import Upkeep
 from tests.processes import LockdProcess, clean_environment, lockd_command, run_lockd, running_node
+from tests.servers.valkey import ValkeyServer, running_valkey_cluster
 from tests.storage.leases import CLUSTER, INCARNATION, GivenLease
 from tests.storage.stores import SqlStore, sqlite_url
 
@@ -198,6 +201,8 @@ def test_a_person_is_asked_with_what_would_happen(
         ("orders", "begins with one of", 2),
         ("mongodb://u:secret@localhost/x", "begins with one of", 2),
         ("postgresql://u:secret@localhost:port/x", "not a database URL", 2),
+        ("redis://u:secret@localhost:port/0", "Port could not be", 2),
+        ("redis://u:secret@127.0.0.1:{port}/0", "can't be reached", 3),
         ("postgresql+foo://u:secret@localhost/x", "unknown database driver 'postgresql+foo'", 2),
         ("mysql+mysqlconnector://u:secret@localhost/x", "needs the package 'mysql'", 2),
         ("sqlite:///nowhere.db", "there is no SQLite file 'nowhere.db'", 2),
@@ -268,3 +273,26 @@ def test_s3_an_applications_role_is_told_what_it_lacks(
         with postgres_store.engine.begin() as connection:
             connection.exec_driver_sql(f"DROP OWNED BY {role}")
             connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
+def test_a_redis_server_is_looked_after_alike(
+    redis_server: ValkeyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fences = Fences(f"redis://127.0.0.1:{redis_server.port}/0", capsys)
+    with redis_server.client() as client:
+        RedisFence(client).install(GivenLease(33))
+    assert [mark["token"] for mark in fences.json("ls")["marks"]] == [33]
+    assert fences.json("raise-floor", "50", "--yes")["removed"] == 1
+    assert fences.json("ls") == {"floor": {"token": 50, "cluster": None}, "marks": []}
+    assert "only a SQL database" in refused(*fences("upgrade"))
+
+
+@pytest.mark.valkey
+def test_any_node_of_a_redis_cluster_stands_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with running_valkey_cluster() as servers:
+        fences = Fences(f"redis://127.0.0.1:{servers[-1].port}", capsys)
+        with RedisCluster(host="127.0.0.1", port=servers[0].port) as client:
+            for name in ("a", "b", "c", "d"):
+                RedisFence(client).install(GivenLease(33, lock=name))
+        assert fences.json("raise-floor", "50", "--yes")["removed"] == 4
+        assert fences.json("ls")["floor"] == {"token": 50, "cluster": None}

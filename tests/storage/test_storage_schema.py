@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from lockd_storage.schema import upgrade
+from lockd.errors import StaleToken
+from lockd_storage.fencing import Floor
+from lockd_storage.schema import MIGRATIONS, upgrade
+from lockd_storage.sqlalchemy.upkeep import Upkeep
 from lockd_storage.tables import metadata
+from tests.storage.leases import GivenLease
 from tests.storage.stores import SqlStore, sqlite_url
 
 FENCE_TABLES = {"lockd_alembic_version", "lockd_fence", "lockd_fence_floor"}
@@ -79,3 +85,32 @@ def test_a_users_own_alembic_version_is_left_alone(sql: SqlStore) -> None:
         ours = connection.exec_driver_sql("SELECT version_num FROM lockd_alembic_version").scalars().all()
     assert len(ours) == 1
     assert ours[0].startswith("fence_")
+
+
+@pytest.mark.postgres
+def test_on_the_way_down_and_up_again_installs_and_rights_go_on(postgres_store: SqlStore) -> None:
+    engine, fence = postgres_store.engine, postgres_store.fence
+    role = f"writer_{engine.url.database}"
+    may_install = (
+        f"SELECT has_function_privilege('{role}', 'lockd_fence_install(text, text, text)', 'EXECUTE')"
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role}")
+        connection.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION lockd_fence_install TO {role}")
+    Upkeep(engine).adopt(GivenLease(5).fence)
+    with engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", MIGRATIONS)
+        command.downgrade(config, "fence_0001")
+        columns = [column["name"] for column in sa.inspect(connection).get_columns("lockd_fence_floor")]
+        assert columns == ["id", "token"]
+        assert connection.exec_driver_sql(may_install).scalar()
+    fence.install(GivenLease(33))
+    with pytest.raises(StaleToken):
+        fence.install(GivenLease(5))
+    upgrade(engine)
+    assert Upkeep(engine).floor() == Floor(5)
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql(may_install).scalar()
+        connection.exec_driver_sql(f"DROP OWNED BY {role}")
+        connection.exec_driver_sql(f"DROP ROLE {role}")
