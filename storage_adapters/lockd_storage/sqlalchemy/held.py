@@ -10,6 +10,7 @@ from lockd.errors import LeaseLost, LockdError, OutcomeUnknown, StaleToken
 from lockd_storage.errors import NotInstalled, WrongCluster, WrongMode
 from lockd_storage.fencing import check_deadline, judge_write
 from lockd_storage.rejects import tell, told
+from lockd_storage.sqlalchemy.guards.net import outside_fence
 from lockd_storage.sqlalchemy.marks import (
     Access,
     Bounds,
@@ -93,6 +94,9 @@ class HeldMarks:
         return reason
 
     def _reason(self, error: DBAPIError, engine: Engine) -> LockdError | None:
+        refusal = outside_fence(error.orig)
+        if refusal is not None:
+            return refusal
         symptom = self._store.symptom(error)
         if symptom is Symptom.READ_ONLY and self._reads:
             return WrongMode(

@@ -26,8 +26,9 @@ from lockd_storage.sqlalchemy.guards.guard import Guard, declared_guard
 
 FENCED = "lockd_fenced"
 
+# The words of the triggers of all databases; MariaDB's have less room, and may be cut off at the end.
 _REFUSAL = re.compile(
-    r"lockd: (.* needs the fence of resource (.*), which this transaction has not begun)", re.DOTALL
+    r"lockd: (.*? needs the fence of (?:resource )?(.*?)(?:, which (?:this|is)|['\"\n]|$).*?)(?:\n|$)"
 )
 _ADAPTERS = {"mysql": "mariadb"}
 
@@ -60,7 +61,9 @@ def fenced_resources(info: Mapping[Any, Any]) -> frozenset[str]:
 
 def outside_fence(error: BaseException | None) -> OutsideFence | None:
     """The refusal that a driver's error stands for, if a guard in the database raised it."""
-    found = None if error is None else _REFUSAL.search(str(error))
+    if error is None or not error.args:
+        return None
+    found = _REFUSAL.search(str(error.args[-1]))  # pymysql puts a number before the words
     return None if found is None else OutsideFence(found.group(1), resource=found.group(2))
 
 
