@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -172,6 +172,33 @@ def test_s1_an_install_is_not_starved_by_blocks_that_follow_each_other(fence: Fi
     for thread in threads:
         thread.join(20)
     assert ended == [34] * 12
+
+
+def test_s1_a_block_that_waited_its_turn_is_compared_again(fence: FileFence, tmp_path: Path) -> None:
+    asked = Event()
+
+    class Asked(GivenLease):
+        def remaining(self) -> float:
+            asked.set()  # after the first comparison
+            return 30.0
+
+    refused: list[int] = []
+
+    def write_in_turn() -> None:
+        try:
+            put(fence, Asked(33), a="33")
+        except StaleToken as error:
+            refused.append(error.mark)
+
+    thread = Thread(target=write_in_turn)
+    with fence.write(GivenLease(33)):
+        thread.start()
+        assert asked.wait(20)
+        with pytest.raises(Unavailable):
+            fence.install(GivenLease(34), timeout=0.01)
+    thread.join(20)
+    assert refused == [34]
+    assert written(tmp_path) == {}
 
 
 def test_d2_content_is_on_the_disk_before_its_name_and_the_name_before_the_block_has_ended(
