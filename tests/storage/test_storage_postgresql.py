@@ -80,7 +80,9 @@ def test_s3_under_repeatable_read_a_moved_mark_is_stale_and_not_a_retry(
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-def test_s3_the_mark_is_held_at_every_isolation_level(store: SqlStore, lease: GivenLease, level: str) -> None:
+def test_pitfall_03_the_mark_is_held_at_every_isolation_level(
+    store: SqlStore, lease: GivenLease, level: str
+) -> None:
     """Dropping FOR SHARE from lockd_fence_begin lets the install return, and this fails."""
     with Session(store.engine.execution_options(isolation_level=level)) as session:
         with fenced(session, store.fence, lease):
@@ -149,7 +151,9 @@ def test_s3_a_temporary_table_of_the_same_name_deceives_nobody(store: SqlStore, 
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_s4_install_refuses_a_transaction_that_would_read_the_past(store: SqlStore, level: str) -> None:
+def test_pitfall_06_install_refuses_a_transaction_that_would_read_the_past(
+    store: SqlStore, level: str
+) -> None:
     engine = store.engine.execution_options(isolation_level=level)
     with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match="READ COMMITTED"):
         connection.exec_driver_sql(
@@ -311,7 +315,7 @@ def test_s5_blockers_that_may_not_be_ended_make_install_unavailable(
     assert store.lines() == [33]
 
 
-def test_s9_a_lost_reply_to_commit_is_an_unknown_outcome(store: SqlStore, lease: GivenLease) -> None:
+def test_pitfall_23_a_lost_reply_to_commit_is_an_unknown_outcome(store: SqlStore, lease: GivenLease) -> None:
     assert store.engine.url.port is not None
     with lossy_proxy(store.engine.url.port) as proxy:
         engine = sa.create_engine(store.engine.url.set(port=proxy.port))
