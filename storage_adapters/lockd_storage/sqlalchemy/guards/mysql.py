@@ -69,7 +69,8 @@ def _trigger(guard: Guard, verb: str) -> str:
         f"lockd: {verb.upper()} of {guard.table} needs the fence of {guard.resource}, which is not begun here"
     )
     sides = _SIDES[verb] if guard.columns else _SIDES[verb][:1]
-    checks = "\n".join(_check(guard, side, refusal[:_MESSAGE_MAX]) for side in sides)
+    refusal = refusal.replace("\\", "/")[:_MESSAGE_MAX]  # MESSAGE_TEXT takes a plain literal alone
+    checks = "\n".join(_check(guard, side, refusal) for side in sides)
     return (
         f"CREATE TRIGGER {_quoted(_name(guard, verb))} AFTER {verb.upper()} ON {_quoted(guard.table)}"
         f" FOR EACH ROW\nBEGIN /* {guard.note()} */\n"
