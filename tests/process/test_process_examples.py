@@ -170,6 +170,13 @@ def test_fenced_worker_twice_with_growing_tokens(example: Example) -> None:
     assert token_in(first) < token_in(second)
 
 
+def test_guarded_model_refuses_first_and_takes_the_write_under_the_lock(example: Example) -> None:
+    for _ in range(2):
+        said = example.python("guarded_model.py")
+        assert said.startswith("refused: INSERT of orders needs the fence of resource orders")
+        assert "order 1 is closed, under token" in said
+
+
 def test_transfer(example: Example) -> None:
     assert example.python("transfer.py").startswith("20 transfers; there are still 300: ")
 
