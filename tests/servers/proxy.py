@@ -38,6 +38,7 @@ def _copy_replies(server: socket.socket, client: socket.socket, hang_up: Event) 
     with suppress(OSError):
         while (data := server.recv(BUFFER)) and not hang_up.is_set():
             client.sendall(data)
+    with suppress(OSError):  # also when the server has reset the connection: nobody else would tell
         client.shutdown(socket.SHUT_RDWR)
 
 

@@ -17,8 +17,9 @@ def main() -> int:
     parser.add_argument("--seeds", default="0-999", metavar="FIRST[-LAST]", help="default 0-999")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each adapter, at most")
     given = parser.parse_args()
-    # Refusals are what this is about: a line for each would hide the verdict.
-    logging.getLogger("lockd_storage").setLevel(logging.CRITICAL)
+    # Refusals and dead connections are what this is about: a line for each would hide the verdict.
+    for name in ("lockd_storage", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     first, _, last = given.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     failed = [

@@ -4,16 +4,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from tests.servers.mariadb import find_programs, running_mariadb
 from tests.servers.moto import running_moto
 from tests.servers.postgres import running_postgres
 from tests.servers.valkey import running_valkey
 from tests.storage.hunt.arena import Arena
 from tests.storage.hunt.files import FilesArena
+from tests.storage.hunt.mariadb import MariadbArena
 from tests.storage.hunt.memory import MemoryArena
 from tests.storage.hunt.postgresql import PostgresArena
 from tests.storage.hunt.redis import RedisArena
 from tests.storage.hunt.s3 import S3Arena
 from tests.storage.hunt.sqlite import SqliteArena
+
+MARIADB = Path(".pytest_cache/d/mariadb").resolve()
+"""Where tests keep it, if it was downloaded."""
 
 
 @contextmanager
@@ -38,6 +43,13 @@ def _postgresql(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
 
 
 @contextmanager
+def _mariadb(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
+    MARIADB.mkdir(parents=True, exist_ok=True)
+    with running_mariadb(find_programs(MARIADB)) as server, server.fresh_database() as url:
+        yield MariadbArena(url)
+
+
+@contextmanager
 def _redis(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
     with running_valkey() as server:
         yield RedisArena(server.port)
@@ -59,6 +71,7 @@ ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
     "sqlite": _sqlite,
     "sqlite-wal": _sqlite_wal,
     "postgresql": _postgresql,
+    "mariadb": _mariadb,
     "redis": _redis,
     "s3": _s3,
     "files": _files,

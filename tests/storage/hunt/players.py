@@ -74,8 +74,8 @@ class Player:
         while (part := self._parts.get()) is not None:
             try:
                 part()
-            except BaseException as error:  # noqa: BLE001  the conductor fails the game with it
-                self._reports.put(Report(self, f"{type(error).__name__}: {error}"))
+            except BaseException:  # noqa: BLE001  the conductor fails the game with it
+                self._reports.put(Report(self, traceback.format_exc()))
             else:
                 self._reports.put(Report(self, "done"))
 
