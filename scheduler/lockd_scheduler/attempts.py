@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
-from sqlalchemy import ColumnElement, Connection, Engine, bindparam, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from lockd.errors import OutcomeUnknown
+from lockd_scheduler.dialects import among, update_rows
 from lockd_scheduler.ending import Ended, end_runs, notify_late
 from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import AttemptFenced
@@ -133,16 +134,20 @@ class Attempts:
             counted = [one for one, finish in zip(results, finishes, strict=True) if finish is Finish.COUNTED]
             late = [one for one, finish in zip(results, finishes, strict=True) if finish is Finish.LATE]
             _end(connection, counted, now)
-            if late:
-                connection.execute(
-                    update(attempt)
-                    .where(attempt.c.id == bindparam("late_id"), attempt.c.late_state.is_(None))
-                    .values(late_state=bindparam("to"), late_error=bindparam("text"), late_at=now),
-                    [
-                        {"late_id": one.started.claimed.attempt_id, "to": one.end, "text": one.short_error}
-                        for one in late
-                    ],
-                )
+            update_rows(
+                connection,
+                attempt,
+                [
+                    {
+                        "id": one.started.claimed.attempt_id,
+                        "late_state": one.end,
+                        "late_error": one.short_error,
+                        "late_at": now,
+                    }
+                    for one in late
+                ],
+                attempt.c.late_state.is_(None),
+            )
             return finishes
 
     @contextmanager
@@ -214,7 +219,8 @@ def _lock_rows(connection: Connection, attempt_ids: Sequence[int]) -> dict[int, 
         attempt.c.office_token,
         attempt.c.ordinal,
     )
-    query = select(*columns).where(attempt.c.id.in_(attempt_ids)).order_by(attempt.c.id).with_for_update()
+    wanted = among(connection, attempt.c.id, attempt_ids)
+    query = select(*columns).where(wanted).order_by(attempt.c.id).with_for_update()
     return {row.id: row for row in connection.execute(query)}
 
 
@@ -235,25 +241,19 @@ def _begin(
     ids = [claimed.attempt_id for claimed, _ in claims]
     connection.execute(
         update(attempt)
-        .where(attempt.c.id.in_(ids))
+        .where(among(connection, attempt.c.id, ids))
         .values(state=State.RUNNING, nonce=nonce, worker=worker, started_at=now, heartbeat_at=now)
     )
     bounded = [
-        {"bounded_id": claimed.attempt_id, "until": now + policy.timeout}
+        {"id": claimed.attempt_id, "timeout_at": now + policy.timeout}
         for claimed, policy in claims
         if policy.timeout is not None
     ]
-    if bounded:
-        connection.execute(
-            update(attempt)
-            .where(attempt.c.id == bindparam("bounded_id"))
-            .values(timeout_at=bindparam("until")),
-            bounded,
-        )
+    update_rows(connection, attempt, bounded)
     run_ids = [claimed.run_id for claimed, _ in claims]
     began = connection.execute(
         update(run)
-        .where(run.c.id.in_(run_ids), run.c.state == State.CLAIMED)
+        .where(among(connection, run.c.id, run_ids), run.c.state == State.CLAIMED)
         .values(state=State.RUNNING, started_at=func.coalesce(run.c.started_at, now))
     )
     assert began.rowcount == len(run_ids), "a run is not claimed, though its attempt was"
@@ -285,21 +285,16 @@ def _judge(row: AnyRow, result: Result) -> Finish:
 def _end(connection: Connection, results: Sequence[Result], now: datetime) -> None:
     if not results:
         return
-    connection.execute(
-        update(attempt)
-        .where(attempt.c.id == bindparam("ended_id"))
-        .values(
-            state=bindparam("to"),
-            error=bindparam("text"),
-            exit_status=bindparam("exited"),
-            finished_at=now,
-        ),
+    update_rows(
+        connection,
+        attempt,
         [
             {
-                "ended_id": one.started.claimed.attempt_id,
-                "to": one.end,
-                "text": one.short_error,
-                "exited": one.exit_status,
+                "id": one.started.claimed.attempt_id,
+                "state": one.end,
+                "error": one.short_error,
+                "exit_status": one.exit_status,
+                "finished_at": now,
             }
             for one in results
         ],

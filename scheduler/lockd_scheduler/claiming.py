@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from lockd_scheduler.backfilling import fill_back
-from lockd_scheduler.dialects import insert_if_new
+from lockd_scheduler.dialects import among, insert_rows, update_rows
 from lockd_scheduler.ending import cancel_unbegun
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import SCHEDULED, Batch, Claimed, Mandate
@@ -85,24 +85,16 @@ def _claim_fires(
             .values(cancel_asked_at=now, cancel_reason="replaced by a later fire")
         )
     claimed, skipped = _insert_runs(connection, mandate, planned, now)
-    connection.execute(
-        update(schedule)
-        .where(schedule.c.id == bindparam("moved_id"))
-        .values(
-            next_fire_at=bindparam("upcoming"),
-            last_fire_at=bindparam("latest"),
-            revision=bindparam("changed"),
-            paused_at=None,
-            paused_until=None,
-            pause_note=None,
-            resumed_at=None,
-        ),
+    update_rows(
+        connection,
+        schedule,
         [
             {
-                "moved_id": one.row.id,
-                "upcoming": one.plan.next_fire_at,
-                "latest": one.plan.fires[-1].time,
-                "changed": one.row.revision + one.ends_pause,
+                "id": one.row.id,
+                "next_fire_at": one.plan.next_fire_at,
+                "last_fire_at": one.plan.fires[-1].time,
+                "revision": one.row.revision + one.ends_pause,
+                **dict.fromkeys(("paused_at", "paused_until", "pause_note", "resumed_at")),
             }
             for one in planned
         ],
@@ -148,7 +140,7 @@ def _insert_runs(
     ]
     columns = (run.c.id, run.c.schedule_id, run.c.fire_time, run.c.state, run.c.attempts)
     # Whoever finds the row there already leaves it alone: that fire has been dealt with (P5).
-    made = connection.execute(insert_if_new(connection, run).returning(*columns), rows).all()
+    made = insert_rows(connection, run, rows, returning=columns, if_new=True)
     starts = [
         Start(
             run_id=row.id,
@@ -191,7 +183,7 @@ def _live_runs(connection: Connection, schedule_ids: Sequence[int]) -> dict[int,
     """For schedules with runs that have not ended: whether there are any, and whether one waits."""
     rows = connection.execute(
         select(run.c.schedule_id, run.c.queued_at)
-        .where(run.c.state.in_(LIVE), run.c.schedule_id.in_(schedule_ids))
+        .where(run.c.state.in_(LIVE), among(connection, run.c.schedule_id, schedule_ids))
         .distinct()
     )
     live: dict[int, tuple[bool, bool]] = {}

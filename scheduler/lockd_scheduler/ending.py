@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
-from lockd_scheduler.dialects import insert_if_new
+from lockd_scheduler.dialects import among, insert_if_new, update_rows
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import AFTER
 from lockd_scheduler.policies import Notice, Overlap, Policy
@@ -47,7 +47,7 @@ def end_runs(connection: Connection, ended: Sequence[Ended], now: datetime) -> N
     asked = set(
         connection.scalars(
             select(run.c.id).where(
-                run.c.id.in_([one.run_id for one in ended]), run.c.cancel_asked_at.is_not(None)
+                among(connection, run.c.id, [one.run_id for one in ended]), run.c.cancel_asked_at.is_not(None)
             )
         )
     )
@@ -57,26 +57,18 @@ def end_runs(connection: Connection, ended: Sequence[Ended], now: datetime) -> N
         is_further = move.retry_in is not None and one.run_id not in asked
         moves.append(
             {
-                "ended_id": one.run_id,
-                "to": move.state if is_further else one.end,
-                "text": one.error,
-                "at": None if is_further else now,
-                "next_at": now + (move.retry_in or timedelta()) if is_further else None,
+                "id": one.run_id,
+                "state": move.state if is_further else one.end,
+                "error": one.error,
+                "finished_at": None if is_further else now,
+                "next_attempt_at": now + (move.retry_in or timedelta()) if is_further else None,
             }
         )
-    moved = connection.execute(
-        update(run)
-        .where(run.c.id == bindparam("ended_id"), run.c.state == State.RUNNING)
-        .values(
-            state=bindparam("to"),
-            error=bindparam("text"),
-            finished_at=bindparam("at"),
-            next_attempt_at=bindparam("next_at"),
-        ),
-        moves,
-    )
-    assert moved.rowcount in (len(moves), -1), "a run is not running, though its attempt was"
-    final = {one.run_id: one.end for one, move in zip(ended, moves, strict=True) if move["at"] is not None}
+    moved = update_rows(connection, run, moves, run.c.state == State.RUNNING)
+    assert moved in (len(moves), None), "a run is not running, though its attempt was"
+    final = {
+        one.run_id: one.end for one, move in zip(ended, moves, strict=True) if move["finished_at"] is not None
+    }
     _follow(connection, final, now)
     _notify_ends(connection, [one for one in ended if one.run_id in final], now)
 
@@ -99,12 +91,12 @@ def cancel_unbegun(connection: Connection, scope: str, now: datetime) -> None:
     ids = [row.id for row in rows]
     connection.execute(
         update(attempt)
-        .where(attempt.c.run_id.in_(ids), attempt.c.state == State.CLAIMED)
+        .where(among(connection, attempt.c.run_id, ids), attempt.c.state == State.CLAIMED)
         .values(state=State.CANCELLED, finished_at=now)
     )
     connection.execute(
         update(run)
-        .where(run.c.id.in_(ids), run.c.state == State.CLAIMED)
+        .where(among(connection, run.c.id, ids), run.c.state == State.CLAIMED)
         .values(state=State.CANCELLED, finished_at=now, queued_at=None, next_attempt_at=None)
     )
     _follow(connection, dict.fromkeys(ids, State.CANCELLED), now)
@@ -130,7 +122,7 @@ def _follow(connection: Connection, final: dict[int, State], now: datetime) -> N
         )
         .join(parent, parent.c.id == run.c.schedule_id)
         .join(schedule, (schedule.c.scope == parent.c.scope) & (schedule.c.after_job == parent.c.name))
-        .where(run.c.id.in_(final), schedule.c.parked_at.is_(None))
+        .where(among(connection, run.c.id, final), schedule.c.parked_at.is_(None))
         .order_by(run.c.id, schedule.c.id)
     ).all()
     rows = []
@@ -189,7 +181,7 @@ def _notify(connection: Connection, told: dict[int, Notice], now: datetime) -> N
     rows = connection.execute(
         select(run, schedule.c.scope, schedule.c.name)
         .join(schedule, schedule.c.id == run.c.schedule_id)
-        .where(run.c.id.in_(told))
+        .where(among(connection, run.c.id, told))
     ).all()
     connection.execute(
         outbox.insert(),

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from lockd_scheduler.claiming import settle_fires
+from lockd_scheduler.dialects import insert_rows
 from lockd_scheduler.errors import BadSchedule
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import Mandate
@@ -67,8 +68,9 @@ class _Keeper:
     def create(self, specs: Sequence[JobSpec], kept_by: str) -> None:
         if not specs:
             return
-        made = self._connection.execute(
-            schedule.insert().returning(schedule.c.id, schedule.c.name),
+        made = insert_rows(
+            self._connection,
+            schedule,
             [
                 {
                     "scope": self._mandate.scope,
@@ -81,6 +83,7 @@ class _Keeper:
                 }
                 for spec in specs
             ],
+            returning=(schedule.c.id, schedule.c.name),
         )
         ids = {row.name: row.id for row in made}
         self.revisions += [

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, select, update
+from sqlalchemy import Connection, exists, select, update
 
+from lockd_scheduler.dialects import among, insert_rows, update_rows
 from lockd_scheduler.mandates import Claimed, Mandate
 from lockd_scheduler.runs import LIVE, State
 from lockd_scheduler.tables import attempt, run, schedule
@@ -47,7 +48,7 @@ def let_in_waiting(connection: Connection, scope: str, now: datetime) -> None:
     if first:
         connection.execute(
             update(run)
-            .where(run.c.id.in_(first.values()), run.c.state == State.CLAIMED)
+            .where(among(connection, run.c.id, first.values()), run.c.state == State.CLAIMED)
             .values(queued_at=None, next_attempt_at=now)
         )
 
@@ -66,13 +67,11 @@ def claim_startable(connection: Connection, mandate: Mandate, now: datetime) -> 
     starts = [
         Start(row.id, row.name, row.kind, row.fire_time, row.key, row.attempts + 1, row.args) for row in rows
     ]
-    if starts:
-        connection.execute(
-            update(run)
-            .where(run.c.id == bindparam("claimed_id"))
-            .values(attempts=bindparam("number"), next_attempt_at=None),
-            [{"claimed_id": start.run_id, "number": start.number} for start in starts],
-        )
+    update_rows(
+        connection,
+        run,
+        [{"id": start.run_id, "attempts": start.number, "next_attempt_at": None} for start in starts],
+    )
     return insert_attempts(connection, mandate, starts, now)
 
 
@@ -83,8 +82,9 @@ def insert_attempts(
     if not starts:
         return []
     rows = [(start, next(mandate.ordinals)) for start in starts]
-    made = connection.execute(
-        attempt.insert().returning(attempt.c.id, attempt.c.run_id),
+    made = insert_rows(
+        connection,
+        attempt,
         [
             {
                 "run_id": start.run_id,
@@ -96,6 +96,7 @@ def insert_attempts(
             }
             for start, ordinal in rows
         ],
+        returning=(attempt.c.id, attempt.c.run_id),
     )
     ids = {row.run_id: row.id for row in made}
     return [
