@@ -86,6 +86,7 @@ class TestRaiseFloor:
 
     def test_marks_above_it_stay(self, sql: SqlStore, upkeep: Upkeep) -> None:
         sql.fence.install(GivenLease(33), "below")
+        sql.fence.install(GivenLease(50), "at")
         sql.fence.install(GivenLease(51), "above")
         upkeep.raise_floor(50)
         assert resources(upkeep) == ["above"]

@@ -202,8 +202,12 @@ class TestPostgres:
         engine.dispose()
 
 
-def test_s5_on_sqlite_a_verb_gives_up_on_another_writer_and_changes_nothing(sqlite_store: SqlStore) -> None:
-    store = sqlite_store
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("mariadb", marks=pytest.mark.mariadb)])
+def test_s5_elsewhere_a_verb_gives_up_on_a_writer_and_changes_nothing(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    store = request.getfixturevalue(f"{database}_store")
+    assert isinstance(store, SqlStore)
     store.fence.install(GivenLease(33))
     upkeep = Upkeep(store.engine)
     with store.engine.connect() as writer, fenced(writer, store.fence, GivenLease(33)):

@@ -154,6 +154,7 @@ def _meaning(error: DBAPIError) -> LockdError | None:
 
 def _state(error: DBAPIError) -> str:
     """PostgreSQL's SQLSTATE, MariaDB's number or SQLite's name for what went wrong."""
-    name = getattr(error.orig, "sqlite_errorname", None) or sqlstate(error)
     arguments = getattr(error.orig, "args", ())
-    return str(name or (arguments[0] if arguments and isinstance(arguments[0], int) else ""))
+    if arguments and isinstance(arguments[0], int):
+        return str(arguments[0])
+    return str(getattr(error.orig, "sqlite_errorname", None) or sqlstate(error))
