@@ -186,6 +186,17 @@ def test_s6_after_the_block_and_after_its_commit_the_net_is_closed_again(guarded
             connection.execute(TABLE.update().values(total=3))
 
 
+def test_pitfall_20_what_a_connection_still_carries_of_an_ended_transaction_opens_nothing(
+    guarded: SqlStore,
+) -> None:
+    with guarded.engine.connect() as connection:
+        with connection.begin() as ended:
+            connection.info["lockd_fenced"] = (ended, frozenset({"orders"}))
+        with pytest.raises(OutsideFence):
+            connection.execute(TABLE.update().values(total=3))
+        del connection.info["lockd_fenced"]
+
+
 def test_pitfall_15_the_net_names_the_fence_that_is_held_and_the_one_that_is_needed(
     guarded: SqlStore,
 ) -> None:
