@@ -112,7 +112,7 @@ class FencePort(Protocol[HandleT_co]):
 
         Yields what to write with. What was written counts when the block is left without an error.
 
-        Raises, at the latest from the first use of what it yields, StaleToken, NotInstalled,
+        Raises, at the latest when the block is left, StaleToken, NotInstalled,
         WrongCluster, and LeaseLost when the deadline has passed though nobody newer has come; nothing
         was written then.
         """
