@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.redis_clients import npm
+from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
 from tests.servers.postgres import PostgresServer, running_postgres
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,3 +33,17 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 def node_modules(pytestconfig: pytest.Config) -> Path:
     """Where the Node clients are installed; skips what needs them where that can't be done."""
     return npm.install(pytestconfig.cache.mkdir("node-clients"))
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(pytestconfig: pytest.Config) -> Iterator[MariadbServer]:
+    """One real MariaDB server for each test process; skips what needs it where none can be had."""
+    with running_mariadb(find_programs(pytestconfig.cache.mkdir("mariadb"))) as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
+    """The URL of an empty MariaDB database, for this test alone."""
+    with mariadb_server.fresh_database() as url:
+        yield url

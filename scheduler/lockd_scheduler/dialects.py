@@ -26,7 +26,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from lockd_scheduler.tables import AnyRow, UtcMoment
 
@@ -35,8 +35,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 def insert_if_new(connection: Connection, table: Table) -> Insert:
     """An INSERT that leaves a row alone that is there already, by any unique key of the table."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
+    match connection.dialect.name:
+        case "postgresql":
+            return postgresql.insert(table).on_conflict_do_nothing()
+        case "mariadb" | "mysql":
+            return mysql.insert(table).prefix_with("IGNORE")
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
@@ -101,6 +104,8 @@ def now_of(connection: Connection) -> ColumnElement[datetime]:
     """The database's time at this statement, as a column called `now`; SQLite's is this machine's."""
     if connection.dialect.name == "postgresql":
         return func.clock_timestamp(type_=UtcMoment()).label("now")
+    if connection.dialect.name in ("mariadb", "mysql"):
+        return func.utc_timestamp(6, type_=UtcMoment()).label("now")
     return literal(datetime.now(UTC), UtcMoment()).label("now")
 
 

@@ -375,6 +375,8 @@ def test_r1_a_fenced_session_stays_closed_to_a_body_that_swallows_the_error(
 
 def test_a_constraint_that_refuses_the_commit_is_no_unknown_outcome(world: World, engine: Engine) -> None:
     """S9 is for lost replies: here the database has answered, and nothing was written."""
+    if engine.dialect.name in ("mariadb", "mysql"):
+        pytest.skip("MariaDB knows no constraint that waits for the commit")
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE effects"))
         connection.execute(

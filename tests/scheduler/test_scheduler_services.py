@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, text, update
 from sqlalchemy.exc import OperationalError
 
 from lockd_scheduler import Cron, OfficeTaken, Run
 from lockd_scheduler.app import Settings, make_service, start_service
 from lockd_scheduler.offices import FileOffice
 from lockd_scheduler.service import Service
+from lockd_scheduler.tables import schedule
 from tests.scheduler.harness import World
 
 PATIENCE = 20.0
@@ -221,8 +222,7 @@ def _make_due(pair: Pair) -> None:
     service.stop(drain=0)
     now = World(pair.engine).ledger.read_time()
     with pair.engine.begin() as connection:
-        moment = now.replace(tzinfo=None) if pair.engine.dialect.name == "sqlite" else now
-        connection.execute(text("UPDATE lockd_schedule SET next_fire_at = :now"), {"now": str(moment)})
+        connection.execute(update(schedule).values(next_fire_at=now))
 
 
 def _scalar(engine: Engine, query: str) -> object:

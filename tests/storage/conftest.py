@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
 from tests.servers.moto import S3Server, running_moto
 from tests.servers.seaweed import running_seaweed
 from tests.servers.valkey import Program, ValkeyServer, running_valkey
@@ -20,20 +19,6 @@ from tests.storage.stores import FileStore, MemoryStore, SqlStore, Store, sql_st
 def postgres_store(postgres_url: str) -> Iterator[SqlStore]:
     with sql_store(postgres_url) as store:
         yield store
-
-
-@pytest.fixture(scope="session")
-def mariadb_server(pytestconfig: pytest.Config) -> Iterator[MariadbServer]:
-    """One real MariaDB server for each test process; skips what needs it where none can be had."""
-    with running_mariadb(find_programs(pytestconfig.cache.mkdir("mariadb"))) as server:
-        yield server
-
-
-@pytest.fixture
-def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
-    """The URL of an empty MariaDB database, for this test alone."""
-    with mariadb_server.fresh_database() as url:
-        yield url
 
 
 @pytest.fixture
