@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, func, select, text, update
 from sqlalchemy.exc import DBAPIError
@@ -22,7 +23,7 @@ from lockd_scheduler.errors import AttemptFenced
 from lockd_scheduler.mandates import SCHEDULED, Claimed
 from lockd_scheduler.policies import Notice, Policy
 from lockd_scheduler.runs import State
-from lockd_scheduler.tables import AnyRow, attempt, run
+from lockd_scheduler.tables import AnyRow, attempt, run, schedule
 from lockd_storage.sqlalchemy.block import FencedBlock
 
 ERROR_CHARACTERS_MAX = 8_000
@@ -102,6 +103,17 @@ class Attempts:
                 if rows[claimed.attempt_id].state == State.CLAIMED
                 or (rows[claimed.attempt_id].state, rows[claimed.attempt_id].nonce) == (State.RUNNING, nonce)
             ]
+
+    def definitions(self, attempt_ids: Iterable[int]) -> dict[str, dict[str, Any]]:
+        """What the ledger says about the jobs of these attempts, by their names."""
+        query = (
+            select(schedule.c.name, schedule.c.definition)
+            .join(run, run.c.schedule_id == schedule.c.id)
+            .join(attempt, attempt.c.run_id == run.c.id)
+            .where(attempt.c.id.in_(list(attempt_ids)))
+        )
+        with reading(self.engine) as connection:
+            return {row.name: row.definition for row in connection.execute(query)}
 
     def heartbeat(self, attempt_ids: Iterable[int], *, worker: str, now: datetime) -> set[int]:
         """Say that these attempts are alive; returns those that still count, the others are fenced.

@@ -7,6 +7,10 @@ from enum import StrEnum
 from lockd_scheduler.runs import State
 
 
+class AbandonedError(Exception):
+    """The process is to end now: what the ledger doesn't know, the next active one will find out."""
+
+
 class Stop(StrEnum):
     """Why an attempt is to end."""
 

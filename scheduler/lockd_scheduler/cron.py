@@ -6,12 +6,15 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import date, datetime, time
-from typing import Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+
+from sqlalchemy import Engine
 
 from lockd_scheduler.app import DEFAULT_DB, Settings, start_service
+from lockd_scheduler.declared import FUNCTION, runner_from_words, runner_of_choice
 from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.errors import BadSchedule, SchedulerError
-from lockd_scheduler.jobs import Job, JobSpec, checked_args, checked_name, name_of
+from lockd_scheduler.jobs import Job, JobChoices, JobSpec, checked_args, checked_name, name_of
 from lockd_scheduler.policies import Choices, Policy
 from lockd_scheduler.service import Service
 from lockd_scheduler.triggers import (
@@ -23,6 +26,10 @@ from lockd_scheduler.triggers import (
     hashed_slot,
     read_schedule,
 )
+
+if TYPE_CHECKING:
+    from lockd_scheduler.testing.chaos import Report
+    from lockd_scheduler.testing.clock import TurnedClock
 
 logger = logging.getLogger("lockd_scheduler")
 
@@ -47,7 +54,7 @@ class Cron:
         dst: str = "once",
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        **choices: Unpack[Choices],
+        **choices: Unpack[JobChoices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function by a cron line of five fields, or six with seconds first, or a macro.
 
@@ -65,17 +72,19 @@ class Cron:
         `timeout`: how long an attempt may run. `jitter`: start up to so much later, each run by its own
         fixed delay. `lock`: a lock of lockd to hold while it runs. `keep`: how much of the past stays in
         the ledger, like {"runs": 500, "days": 90}. `notify`: which of "failed", "lost", "late" is told
-        to the webhook; late is what begins over `alert_if_late` after its time.
+        to the webhook; late is what begins over `alert_if_late` after its time. `runner`: "function" on
+        a thread or on the event loop; "process" in an interpreter of its own, which can be killed; or
+        the engine that runs it, "celery" or "dask".
 
         Raises BadSchedule that names what is wrong.
         """
-        policy = self._policy(choices)
+        chosen = self._chosen(choices)
 
         def trigger(job_name: str) -> Trigger:
             return read_schedule(expression, tz=tz, dst=dst, slot=f"{self.name}/{job_name}")
 
         trigger("")  # what is wrong with the line is told before there is a function
-        return lambda function: self._add(function, name, trigger, policy, args)
+        return lambda function: self._add(function, name, trigger, chosen, args)
 
     def every(
         self,
@@ -84,21 +93,21 @@ class Cron:
         offset: str = "0s",
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        **choices: Unpack[Choices],
+        **choices: Unpack[JobChoices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function every `period` of elapsed time, the same moments in every process.
 
         They are counted from 1970-01-01T00:00Z plus `offset`; "H" takes an offset that depends on the
         job's name alone, so that many jobs spread. The other options are those of `job`.
         """
-        policy = self._policy(choices)
+        chosen = self._chosen(choices)
         length = parse_duration(period)
 
         def trigger(job_name: str) -> Trigger:
             slot = hashed_slot(f"{self.name}/{job_name}", length) if offset == "H" else parse_duration(offset)
             return EveryTrigger(length, slot)
 
-        return lambda function: self._add(function, name, trigger, policy, args)
+        return lambda function: self._add(function, name, trigger, chosen, args)
 
     def calendar(
         self,
@@ -112,14 +121,14 @@ class Cron:
         tz: str = "UTC",
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        **choices: Unpack[Choices],
+        **choices: Unpack[JobChoices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function every so many months (and years), or days (and weeks), at a wall time.
 
         Counted from the date `start`, an ISO date; months that have no such day are passed over. `at`:
         "02:30" in the zone `tz`. The other options are those of `job`.
         """
-        policy = self._policy(choices)
+        chosen = self._chosen(choices)
         try:
             first, wall = date.fromisoformat(start), time.fromisoformat(at)
         except ValueError:
@@ -127,7 +136,7 @@ class Cron:
         trigger = CalendarTrigger(
             months=12 * years + months, days=7 * weeks + days, start=first, at=wall, tz=tz
         )
-        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
+        return lambda function: self._add(function, name, lambda _: trigger, chosen, args)
 
     def at(
         self,
@@ -135,12 +144,12 @@ class Cron:
         *,
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        **choices: Unpack[Choices],
+        **choices: Unpack[JobChoices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function once, at an aware datetime. The other options are those of `job`."""
-        policy = self._policy(choices)
+        chosen = self._chosen(choices)
         trigger = AtTrigger(moment)
-        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
+        return lambda function: self._add(function, name, lambda _: trigger, chosen, args)
 
     def serve(
         self,
@@ -192,34 +201,125 @@ class Cron:
         on: str = "succeeded",
         name: str | None = None,
         args: Mapping[str, Any] | None = None,
-        **choices: Unpack[Choices],
+        **choices: Unpack[JobChoices],
     ) -> Callable[[Callable[P, R]], Job[P, R]]:
         """Run the function whenever a run of another job has "succeeded", "failed", or "ended" in any way.
 
         Its run has the other one's fire time, and is made in the transaction that ends that one. The
         other choices are those of `job`.
         """
-        policy = self._policy(choices)
+        chosen = self._chosen(choices)
         trigger = AfterTrigger(job if isinstance(job, str) else job.spec.name, on)
-        return lambda function: self._add(function, name, lambda _: trigger, policy, args)
+        return lambda function: self._add(function, name, lambda _: trigger, chosen, args)
 
-    def _policy(self, choices: Choices) -> Policy:
-        words: Choices = {"notify": self._notify, **choices}
-        return Policy.from_words(**words)
+    def shell(
+        self,
+        schedule: str,
+        command: str,
+        *,
+        name: str,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        tz: str = "UTC",
+        dst: str = "once",
+        **choices: Unpack[Choices],
+    ) -> Job[..., None]:
+        """Run a command line with /bin/sh, in a process group of its own; it succeeds by exit status 0.
+
+        What it says goes to the ledger. It sees the service's environment, `env`, and LOCKD_RUN_ID,
+        LOCKD_JOB, LOCKD_FIRE_TIME, LOCKD_ATTEMPT, LOCKD_TOKEN, LOCKD_IDEMPOTENCY_KEY and LOCKD_ARGS.
+        Command and `env` stand in the ledger: keep passwords in the service's environment. `schedule`,
+        `tz`, `dst` and the other choices are those of `job`. Raises BadSchedule.
+        """
+        words = {"shell": command, "env": env, "cwd": cwd}
+        return self._add_run(words, schedule, name=name, tz=tz, dst=dst, choices=choices)
+
+    def http(
+        self,
+        schedule: str,
+        url: str,
+        *,
+        name: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        expect: str = "2xx",
+        tz: str = "UTC",
+        dst: str = "once",
+        **choices: Unpack[Choices],
+    ) -> Job[..., None]:
+        """Make an HTTP call with `Idempotency-Key` and `Fencing-Token`; it succeeds by its status.
+
+        `body`: a text, or JSON; without it the run's arguments, as JSON. `expect`: "2xx", "204",
+        "200,404". Redirects are not followed. A call that got no answer once it was under way, or a
+        gateway's 502 or 504, has an unknown outcome: the attempt is lost, and `delivery` says
+        whether another follows. `schedule`, `tz`, `dst` and the other choices are those of `job`.
+        Raises BadSchedule.
+        """
+        call = {"url": url, "method": method, "headers": headers, "body": body, "expect": expect}
+        return self._add_run({"http": call}, schedule, name=name, tz=tz, dst=dst, choices=choices)
+
+    def clock(self, start: str | datetime, *, engine: Engine | None = None) -> "TurnedClock":
+        """For tests: this scheduler in a `with` block, at a moment, by a clock that the test turns.
+
+        `start`: "2026-03-28 23:59 Europe/Berlin", or an aware datetime. The ledger is a private SQLite
+        file, or the one that `engine` opens. See `lockd_scheduler.testing`. Raises BadSchedule.
+        """
+        from lockd_scheduler.testing.clock import TurnedClock  # noqa: PLC0415 - for tests alone
+
+        return TurnedClock(self.name, self.jobs, start, engine=engine)
+
+    def chaos(
+        self,
+        *,
+        kill_after: str | None = None,
+        pause_after: str | None = None,
+        start: str | datetime = "2026-06-01 00:00 UTC",
+    ) -> "Report":
+        """For tests: let the active process die, or sleep past its lease, at a place in each job's next fire.
+
+        The place: "office", "claim", "start", "effect" or "finish" (`testing.chaos.Hole`). The jobs
+        are really called, under both choices of delivery; the report tells how often and how each run
+        ended. Raises BadSchedule for another place, or none.
+        """
+        from lockd_scheduler.testing.chaos import replay  # noqa: PLC0415 - for tests alone
+
+        return replay(self.name, self.jobs, kill_after=kill_after, pause_after=pause_after, start=start)
+
+    def _add_run(
+        self, words: Mapping[str, Any], schedule: str, *, name: str, tz: str, dst: str, choices: Choices
+    ) -> Job[..., None]:
+        trigger = read_schedule(schedule, tz=tz, dst=dst, slot=f"{self.name}/{name}")
+        policy, _ = self._chosen(choices)
+        spec = JobSpec(
+            checked_name(name), trigger, policy, {}, runner_from_words(words, place=f"job {name!r}")
+        )
+        return self._keep(Job(None, spec))
+
+    def _chosen(self, choices: JobChoices | Choices) -> tuple[Policy, Mapping[str, Any]]:
+        """The policy, and the runner's definition."""
+        words: dict[str, Any] = {"notify": self._notify, **choices}
+        runner = runner_of_choice(words.pop("runner", FUNCTION))
+        return Policy.from_words(**words), runner
 
     def _add(
         self,
         function: Callable[P, R],
         name: str | None,
         trigger: Callable[[str], Trigger],
-        policy: Policy,
+        chosen: tuple[Policy, Mapping[str, Any]],
         args: Mapping[str, Any] | None,
     ) -> Job[P, R]:
         job_name = checked_name(name or name_of(function))
-        if job_name in self.jobs:
-            raise BadSchedule(f"two jobs are called {job_name!r}")
-        job = Job(function, JobSpec(job_name, trigger(job_name), policy, checked_args(args)))
-        self.jobs[job_name] = job
+        policy, runner = chosen
+        return self._keep(
+            Job(function, JobSpec(job_name, trigger(job_name), policy, checked_args(args), runner))
+        )
+
+    def _keep(self, job: Job[P, R]) -> Job[P, R]:
+        if job.spec.name in self.jobs:
+            raise BadSchedule(f"two jobs are called {job.spec.name!r}")
+        self.jobs[job.spec.name] = job
         return job
 
     async def _serve(self, settings: Settings) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Protocol
 from urllib.parse import quote
 
 from sqlalchemy.orm import Session
@@ -12,6 +13,13 @@ from lockd_scheduler.attempts import FENCED_IDLE_SECONDS, Attempts, Started
 from lockd_scheduler.bounds import Bounds, Stop
 from lockd_scheduler.errors import AttemptFenced, RunCancelled, RunTimedOut
 from lockd_scheduler.policies import Policy
+
+
+class Says(Protocol):
+    """Where what an attempt says is kept."""
+
+    def write(self, stream: str, text: str) -> None:
+        """Take a text; never waits for the database."""
 
 
 class Run:
@@ -26,6 +34,7 @@ class Run:
         attempts: Attempts,
         now: Callable[[], datetime],
         bounds: Bounds,
+        output: Says,
     ) -> None:
         claimed = started.claimed
         self.id = claimed.run_id
@@ -36,12 +45,14 @@ class Run:
         """1 for the first attempt of this run, 2 for the next."""
         self.token: tuple[int, int] = (claimed.office_token, claimed.ordinal)
         """The fencing token: (office token, ordinal within the office), compared in that order (R4)."""
-        self._scope = scope
+        self.scope = scope
+        """The scheduler's name."""
         self._started = started
         self._policy = policy
         self._attempts = attempts
         self._now = now
         self._bounds = bounds
+        self._output = output
         self.lease: lockd.Lease | None = None
         """The lease on the job's `lock`, where it has one."""
 
@@ -53,7 +64,7 @@ class Run:
         """The fire's own name: the same for every attempt of this run, different for any other."""
         claimed = self._started.claimed
         moment = self.fire_at.isoformat().replace("+00:00", "Z")
-        words = [self._scope, claimed.job, claimed.kind, moment, *([claimed.key] if claimed.key else [])]
+        words = [self.scope, claimed.job, claimed.kind, moment, *([claimed.key] if claimed.key else [])]
         return "/".join(quote(word, safe=":.-") for word in words)
 
     @property
@@ -90,6 +101,13 @@ class Run:
         """Sleep, but no longer than the attempt may go on; then raises as `check` does."""
         self._bounds.wait(seconds)
         self.check()
+
+    def log(self, text: str) -> None:
+        """Add a line to this attempt's output in the ledger; returns at once.
+
+        What a function prints on a thread is the service's own output, and is not kept there.
+        """
+        self._output.write("log", f"{text}\n")
 
     @contextmanager
     def fenced_session(self, *, idle: float = FENCED_IDLE_SECONDS) -> Iterator[Session]:

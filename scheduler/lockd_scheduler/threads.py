@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from lockd_scheduler.attempts import Result, Started
+from lockd_scheduler.bounds import AbandonedError
 from lockd_scheduler.mandates import Claimed
-from lockd_scheduler.worker import AbandonedError, Worker
+from lockd_scheduler.worker import Worker
 
 logger = logging.getLogger("lockd_scheduler")
 

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -26,13 +27,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 import lockd
 from lockd.errors import LockdError
 from lockd_scheduler.attempts import Attempts, Finish, Result, Started
-from lockd_scheduler.bounds import ENDS_AS, Bounds, Stop
-from lockd_scheduler.errors import AttemptFenced, RunCancelled, RunTimedOut
+from lockd_scheduler.bounds import ENDS_AS, AbandonedError, Bounds, Stop
+from lockd_scheduler.capture import Output, OutputWriter
+from lockd_scheduler.errors import AttemptFenced, BadSchedule, RunCancelled, RunTimedOut
 from lockd_scheduler.handle import Run
-from lockd_scheduler.jobs import Job
+from lockd_scheduler.jobs import Job, JobSpec
 from lockd_scheduler.mandates import Claimed
 from lockd_scheduler.policies import Delivery
 from lockd_scheduler.ports import Clock
+from lockd_scheduler.runners import Outcome, Work, executor_of
 from lockd_scheduler.runs import State
 
 logger = logging.getLogger("lockd_scheduler")
@@ -45,10 +48,6 @@ GRACE_SECONDS = 10.0
 LOCK_SLICE_SECONDS = 1.0
 
 T = TypeVar("T")
-
-
-class AbandonedError(Exception):
-    """The process is to end now: what the ledger doesn't know, the next active one will find out."""
 
 
 @dataclass
@@ -84,6 +83,11 @@ class Worker:
     underway: dict[int, Underway] = field(default_factory=dict)
     """The attempts between start and finish, by their ids."""
 
+    @cached_property
+    def outputs(self) -> OutputWriter:
+        """Where what the attempts say goes."""
+        return OutputWriter(self.attempts.engine, now=self.clock.now, abandoned=self.abandoned)
+
     def execute(self, claimed: Claimed) -> None:
         """Carry one attempt to its end. Returns early if it is somebody else's by now."""
         try:
@@ -95,12 +99,13 @@ class Worker:
     def start(self, claims: Sequence[Claimed]) -> list[Started]:
         """Begin these attempts; those that were taken over meanwhile are left out. Raises AbandonedError."""
         nonce = secrets.token_hex(16)
-        wanted = [(claimed, self.jobs[claimed.job].spec.policy) for claimed in claims]
+        jobs = self._until_answered(lambda: self._jobs_of(claims))
+        wanted = [(claimed, jobs[claimed.job].spec.policy) for claimed in claims if claimed.job in jobs]
         begun = self._until_answered(
             lambda: self.attempts.start(wanted, nonce=nonce, worker=self.name, now=self.clock.now())
         )
         for started in begun:
-            job = self.jobs[started.claimed.job]
+            job = jobs[started.claimed.job]
             timeout = job.spec.policy.timeout
             deadline = None if timeout is None else self.monotonic() + timeout.total_seconds()
             self.underway[started.claimed.attempt_id] = Underway(started, job, Bounds(), deadline)
@@ -112,8 +117,13 @@ class Worker:
     def carry(self, started: Started) -> Result:
         """Do the attempt's work on this thread; what it came to. Raises AbandonedError."""
         attempt = self.underway[started.claimed.attempt_id]
-        end, error = self._call(attempt)
-        return Result(started, attempt.job.spec.policy, end, error)
+        output = self.outputs.open(started.claimed.attempt_id)
+        try:
+            outcome = self._call(attempt, output)
+        finally:
+            output.close()
+        policy = attempt.job.spec.policy
+        return Result(started, policy, outcome.end, outcome.error, outcome.exit_status)
 
     def finish(self, results: Sequence[Result]) -> None:
         """Hand results in; on return the ledger has them. Raises AbandonedError."""
@@ -180,7 +190,16 @@ class Worker:
             ):
                 _log_end(result, finish)
 
-    def _call(self, attempt: Underway) -> tuple[State, str | None]:
+    def _jobs_of(self, claims: Sequence[Claimed]) -> dict[str, Job[..., Any]]:
+        """The claims' jobs; those that the code doesn't know are the ledger's, and have no function."""
+        known = {claimed.job: self.jobs[claimed.job] for claimed in claims if claimed.job in self.jobs}
+        others = [claimed.attempt_id for claimed in claims if claimed.job not in known]
+        if not others:
+            return known
+        specs = [JobSpec.from_json(*named) for named in self.attempts.definitions(others).items()]
+        return known | {spec.name: Job(None, spec) for spec in specs}
+
+    def _call(self, attempt: Underway, output: Output) -> Outcome:
         claimed = attempt.started.claimed
         run = Run(
             scope=self.scope,
@@ -189,27 +208,47 @@ class Worker:
             attempts=self.attempts,
             now=self.clock.now,
             bounds=attempt.bounds,
+            output=output,
         )
         logger.info("attempt started job=%s run=%d attempt=%d", claimed.job, claimed.run_id, claimed.number)
         try:
             with self._lock_held(attempt, run):
+                execute = executor_of(attempt.job.spec.kind)
+                if execute is not None:
+                    return execute(self._work(attempt, run, output))
                 self._call_function(attempt, run)
         except (RunCancelled, RunTimedOut, AttemptFenced, concurrent.futures.CancelledError) as error:
             if self.abandoned.is_set() and isinstance(error, concurrent.futures.CancelledError):
                 raise AbandonedError from None
             reason = attempt.bounds.reason
             if reason is None:
-                return State.FAILED, str(error) or "the job's task was cancelled"
-            return ENDS_AS[reason], str(error) or reason.value
+                return Outcome(State.FAILED, str(error) or "the job's task was cancelled")
+            return Outcome(ENDS_AS[reason], str(error) or reason.value)
+        except AbandonedError:
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job raises is its result
-            return State.FAILED, "".join(traceback.format_exception(error, limit=-20))
-        return State.SUCCEEDED, None
+            return Outcome(State.FAILED, "".join(traceback.format_exception(error, limit=-20)))
+        return Outcome(State.SUCCEEDED)
+
+    def _work(self, attempt: Underway, run: Run, output: Output) -> Work:
+        return Work(
+            job=attempt.job,
+            started=attempt.started,
+            run=run,
+            bounds=attempt.bounds,
+            output=output,
+            db=self.attempts.engine.url.render_as_string(hide_password=False),
+            abandoned=self.abandoned,
+        )
 
     def _call_function(self, attempt: Underway, run: Run) -> None:
         job, args = attempt.job, attempt.started.claimed.args
+        function = job.function
+        if function is None:
+            raise BadSchedule(f"job {run.job!r} has no function in the code that is served here")
         positional = (run,) if job.takes_run else ()
         if not job.is_async:
-            job.function(*positional, **args)
+            function(*positional, **args)
             return
         loop = self.loop
         assert loop is not None, "async jobs need a running event loop"
@@ -219,7 +258,7 @@ class Worker:
             task = asyncio.current_task()
             assert task is not None
             attempt.bounds.on_stop(lambda _: loop.call_soon_threadsafe(task.cancel))
-            await job.function(*positional, **args)
+            await function(*positional, **args)
 
         asyncio.run_coroutine_threadsafe(call(), loop).result()
 
