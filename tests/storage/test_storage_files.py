@@ -296,16 +296,18 @@ def test_a_child_that_was_forked_in_a_block_leaves_it_to_its_parent(fence: FileF
 
 
 def test_s9_changes_that_are_decided_and_stopped_half_way_are_unknown_and_then_done(
-    fence: FileFence, tmp_path: Path
+    fence: FileFence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write() -> None:
-        with fence.write(GivenLease(33)) as files:
-            files.write("a", b"1")
-            files.write("b", b"1")
+    rename = os.replace
+
+    def rename_and_hinder(source: Path, target: Path) -> None:
+        rename(source, target)
+        if target.name == "orders.commit":
             (tmp_path / "b").mkdir()  # by other means, and only now
 
+    monkeypatch.setattr(os, "replace", rename_and_hinder)
     with pytest.raises(OutcomeUnknown, match="may be done in part"):
-        write()
+        put(fence, GivenLease(33), a="1", b="1")
     (tmp_path / "b").rmdir()
     fence.install(GivenLease(34))
     assert written(tmp_path) == {"a": "1", "b": "1"}

@@ -6,17 +6,19 @@ decided: whoever takes the lock next, after a crash, carries out those that are 
 so before it returns.
 """
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import msgspec
 
 from lockd.errors import CorruptData, OutcomeUnknown, Unavailable
-from lockd_storage.errors import NotFenceable
+from lockd_storage.errors import NotFenceable, OutsideFence
 from lockd_storage.filesystem.folder import (
     FOLDER,
     FenceFolder,
@@ -45,6 +47,7 @@ class FileChanges:
         self._changes: dict[str, Change] = {}
         self._prepared: list[Path] = []
         self._entered_in = os.getpid()
+        self._has_ended = False
 
     def write(self, path: str | PurePath, data: bytes) -> None:
         """Make `data` the content of a file.
@@ -52,7 +55,7 @@ class FileChanges:
         `path` is relative to the directory, folders on the way are made, and the permissions of a file
         that is replaced stay. Raises ValueError for a path outside, Unavailable when it can't be written.
         """
-        with self.open(path) as file:
+        with explained(Path(path)), self.open(path) as file:
             file.write(data)
 
     @contextmanager
@@ -68,7 +71,7 @@ class FileChanges:
                 self._staged.mkdir(exist_ok=True)  # and it stays: to make it is dearer than to write there
             file = staged.open("xb")
         self._prepared.append(staged)
-        with file:
+        try:
             yield file
             with explained(staged):
                 file.flush()
@@ -76,6 +79,9 @@ class FileChanges:
                 if present.exists():
                     shutil.copymode(present, staged)
                 sync(file.fileno())
+        finally:
+            with explained(staged):  # what could not be flushed is tried again here
+                file.close()
         self._changes[target] = Change(target, str(staged.relative_to(self._folder.root)))
 
     def delete(self, path: str | PurePath) -> None:
@@ -91,10 +97,12 @@ class FileChanges:
                 " leave the block in the parent alone"
             )
         changes = list(self._changes.values())
+        _refuse_nested(self._changes)
         with explained(self._folder.root):
             for change in changes:
                 if change.staged is not None:
                     _make_parents(self._folder.root, change.path)
+                _refuse_undoable(self._folder.root / change.path)
         if len(changes) > 1:
             self._decide(changes)
             finish(self._folder, self._resource)
@@ -103,7 +111,8 @@ class FileChanges:
                 _carry_out(self._folder.root, changes)
 
     def drop(self) -> None:
-        """Remove what was prepared, unless it is decided or another process's."""
+        """Remove what was prepared, unless it is decided or another process's; nothing is taken any more."""
+        self._has_ended = True
         if os.getpid() == self._entered_in and not self._folder.commit_path(self._resource).exists():
             for staged in self._prepared:
                 with suppress(OSError):  # what stays is removed by the next block
@@ -123,23 +132,43 @@ class FileChanges:
 
     def _target(self, path: str | PurePath) -> str:
         """The path as it is listed, if it leads to a place that this block may change."""
+        if self._has_ended:
+            raise NotFenceable(
+                f"{str(path)!r} can't be changed any more: the block that this is of has ended"
+            )
         given = PurePath(path)
         root = self._folder.root
         if given.is_absolute() or ".." in given.parts or not given.name:
             raise ValueError(f"{str(path)!r} is not a relative path to a file in {root}")
-        place = (root / given).parent.resolve() / given.name
-        if not place.is_relative_to(root) or place.relative_to(root).parts[0].lower() == FOLDER:
-            raise ValueError(f"{str(path)!r} leads out of {root}, or into its folder {FOLDER}")
-        if place.is_dir():
-            raise ValueError(f"{str(path)!r} is a directory")
-        present = next(parent for parent in place.parents if parent.exists())
-        if not present.is_dir():
-            raise ValueError(f"{str(path)!r} leads through a file")
-        if present.stat().st_dev != root.stat().st_dev:
-            raise NotFenceable(f"{str(path)!r} is on another file system than {root}: no rename leads there")
+        try:
+            with explained(root / given):
+                place = (root / given).parent.resolve() / given.name
+                self._refuse_place(place, str(path))
+        except RuntimeError:  # Python before 3.13
+            raise ValueError(f"{str(path)!r} leads through a symbolic link to itself") from None
         name = str(place.relative_to(root))
         name.encode()  # a name that is no UTF-8 can't be listed: ValueError
         return name
+
+    def _refuse_place(self, place: Path, path: str) -> None:
+        root = self._folder.root
+        if not place.is_relative_to(root) or FOLDER in (
+            part.lower() for part in place.parts[len(root.parts) :]
+        ):
+            raise ValueError(f"{path!r} leads out of {root}, or into a folder {FOLDER}")
+        if place.is_dir():
+            raise ValueError(f"{path!r} is a directory")
+        present = next(parent for parent in place.parents if parent.exists())
+        if not present.is_dir():
+            raise ValueError(f"{path!r} leads through a file")
+        if present.stat().st_dev != root.stat().st_dev:
+            raise NotFenceable(f"{path!r} is on another file system than {root}: no rename leads there")
+        for inner in takewhile(lambda parent: parent != root, place.parents):
+            if (inner / FOLDER).exists():
+                raise OutsideFence(
+                    f"{path!r} is in {inner}, which has a fence of its own: write it through that one",
+                    resource=self._resource,
+                )
 
 
 def unfinished(folder: FenceFolder, resource: str) -> bool:
@@ -162,6 +191,22 @@ def finish(folder: FenceFolder, resource: str) -> None:
             sync_directory(commit_path.parent)
         for staged in _left_staged(folder, resource):
             staged.unlink(missing_ok=True)
+
+
+def _refuse_nested(paths: Collection[str]) -> None:
+    """Raise ValueError when one of the paths is a folder of another: no order of renames does both."""
+    for path in paths:
+        for parent in PurePath(path).parents:
+            if str(parent) in paths:
+                raise ValueError(f"{str(parent)!r} can't be a file and the folder of {path!r} in one block")
+
+
+def _refuse_undoable(target: Path) -> None:
+    """Raise OSError for what could not be carried out once it is decided, as far as can be seen."""
+    if target.is_dir() and not target.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.parent.exists() and not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
 
 
 def _left_staged(folder: FenceFolder, resource: str) -> list[Path]:
