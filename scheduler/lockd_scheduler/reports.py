@@ -1,14 +1,14 @@
-"""Reading the ledger for people: the runs with their states, and a schedule by its name."""
+"""Reading the ledger for people: schedulers, schedules, runs with their states, attempts."""
 
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, inspect, select
+from sqlalchemy import Engine, Select, inspect, select
 
 from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import SchedulerError
-from lockd_scheduler.tables import run, schedule
+from lockd_scheduler.tables import attempt, run, schedule
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,32 @@ class RunLine:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON: moments in ISO 8601."""
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in asdict(self).items()
-        }
+        return _plain(asdict(self))
+
+
+@dataclass(frozen=True)
+class AttemptLine:
+    """One try of a run. Moments are UTC."""
+
+    id: int
+    number: int
+    state: str
+    worker: str | None
+    claimed_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    exit_status: int | None
+    error: str | None
+    late_state: str | None
+    """What a worker said whose attempt had been ended without it; it moved nothing (SAFETY R3)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON: moments in ISO 8601."""
+        return _plain(asdict(self))
 
 
 _RUN_COLUMNS = [field.name for field in fields(RunLine)][3:]
+_ATTEMPT_COLUMNS = [field.name for field in fields(AttemptLine)]
 
 
 def check_is_ledger(engine: Engine) -> None:
@@ -46,29 +65,78 @@ def check_is_ledger(engine: Engine) -> None:
     with reading(engine) as connection:
         if not inspect(connection).has_table(run.name):
             where = engine.url.render_as_string(hide_password=True)
-            raise SchedulerError(f"{where} has no ledger yet: `lockd-scheduler serve` makes it")
+            raise SchedulerError(
+                f"{where} has no ledger yet: `lockd-scheduler serve` or `db upgrade` makes it"
+            )
 
 
-def list_runs(engine: Engine, *, job: str | None, state: str | None, limit: int) -> list[RunLine]:
-    """The newest runs by fire time, at most `limit`, newest first."""
-    own = [run.c[name] for name in _RUN_COLUMNS]
-    query = (
-        select(run.c.id, schedule.c.scope, schedule.c.name, *own)
-        .join(schedule, schedule.c.id == run.c.schedule_id)
-        .order_by(run.c.fire_time.desc(), run.c.id.desc())
-        .limit(limit)
-    )
-    if job is not None:
-        query = query.where(schedule.c.name == job)
-    if state is not None:
-        query = query.where(run.c.state == state)
+def list_scopes(engine: Engine) -> list[str]:
+    """The names of the schedulers that have schedules, in order."""
+    with reading(engine) as connection:
+        return list(connection.scalars(select(schedule.c.scope).distinct().order_by(schedule.c.scope)))
+
+
+def list_runs(
+    engine: Engine,
+    *,
+    job: str | None,
+    state: str | None,
+    limit: int,
+    scope: str | None = None,
+    kind: str | None = None,
+    since: datetime | None = None,
+) -> list[RunLine]:
+    """The newest runs by fire time, at most `limit`, newest first; `since`: those with a later fire time."""
+    query = _runs().order_by(run.c.fire_time.desc(), run.c.id.desc()).limit(limit)
+    wanted = {schedule.c.name: job, schedule.c.scope: scope, run.c.state: state, run.c.kind: kind}
+    query = query.where(*(column == value for column, value in wanted.items() if value is not None))
+    if since is not None:
+        query = query.where(run.c.fire_time >= since)
     with reading(engine) as connection:
         return [RunLine(*row) for row in connection.execute(query)]
 
 
-def schedule_definition(engine: Engine, name: str) -> dict[str, Any] | None:
-    """The definition of the schedule with that name; None if there is none."""
-    query = select(schedule.c.definition).where(schedule.c.name == name).order_by(schedule.c.id).limit(1)
+def one_run(engine: Engine, run_id: int) -> RunLine:
+    """The run with that id. Raises SchedulerError if there is none."""
     with reading(engine) as connection:
-        definition: dict[str, Any] | None = connection.scalar(query)
-        return definition
+        row = connection.execute(_runs().where(run.c.id == run_id)).one_or_none()
+    if row is None:
+        raise SchedulerError(f"the ledger has no run {run_id}")
+    return RunLine(*row)
+
+
+def list_attempts(engine: Engine, run_id: int) -> list[AttemptLine]:
+    """The run's attempts, in order."""
+    query = select(*(attempt.c[name] for name in _ATTEMPT_COLUMNS)).where(attempt.c.run_id == run_id)
+    with reading(engine) as connection:
+        return [AttemptLine(*row) for row in connection.execute(query.order_by(attempt.c.number))]
+
+
+def schedule_definition(engine: Engine, name: str, scope: str | None = None) -> dict[str, Any] | None:
+    """The definition of the schedule with that name; None if there is none.
+
+    Raises SchedulerError if several schedulers have one and no `scope` chooses.
+    """
+    query = select(schedule.c.scope, schedule.c.definition).where(schedule.c.name == name)
+    if scope is not None:
+        query = query.where(schedule.c.scope == scope)
+    with reading(engine) as connection:
+        rows = connection.execute(query.order_by(schedule.c.scope).limit(10)).all()
+    if len(rows) > 1:
+        names = ", ".join(repr(row.scope) for row in rows)
+        raise SchedulerError(f"the schedulers {names} have a job {name!r}: choose one with --scope")
+    definition: dict[str, Any] | None = rows[0].definition if rows else None
+    return definition
+
+
+def _runs() -> Select[*tuple[Any, ...]]:
+    own = [run.c[name] for name in _RUN_COLUMNS]
+    return select(run.c.id, schedule.c.scope, schedule.c.name, *own).join(
+        schedule, schedule.c.id == run.c.schedule_id
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()
+    }

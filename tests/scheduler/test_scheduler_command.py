@@ -45,7 +45,7 @@ GOOD = 'from lockd_scheduler import Cron\ncron = Cron()\n@cron.every("1h")\ndef 
         ("from lockd_scheduler import Cron\ncron = Cron()", ["serve", "jobs.py"], "has no jobs"),
         (GOOD.replace("1h", "soon"), ["serve", "jobs.py"], "jobs.py, line 3: 'soon' is not a duration"),
         (GOOD, ["serve", "jobs.py", "--db", "nonsense"], "--db is not a database URL"),
-        (GOOD, ["serve", "jobs.py", "--db", "oracle://x/y"], "choose sqlite or postgresql"),
+        (GOOD, ["serve", "jobs.py", "--db", "oracle://x/y"], "choose sqlite, postgresql"),
         (GOOD, ["serve", "jobs.py", "--db", "sqlite://"], "needs a file"),
         (
             GOOD,
