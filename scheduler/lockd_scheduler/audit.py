@@ -318,7 +318,7 @@ class _Judge:
         if fire > self.now - PENDING:
             return Verdict.PENDING, ahead
         idle = [start for start, _ in self.history.idle if start > fire]
-        return Verdict.REAL_MISS, min([ahead, *idle, self.now - PENDING])
+        return Verdict.REAL_MISS, min([ahead, *idle, self.now - PENDING + _TICK])
 
     def _note_miss(self, fire: datetime, *, is_further: bool) -> None:
         misses = self.found.misses

@@ -33,11 +33,11 @@ def prune(connection: Connection, scope: str, *, after_id: int, now: datetime) -
 
 def _prune_one(connection: Connection, schedule_id: int, keep: Keep, now: datetime) -> None:
     ended = (
-        select(run.c.id, run.c.fire_time)
+        select(run.c.id, run.c.fire_time, run.c.skipped_until)
         .where(run.c.schedule_id == schedule_id, run.c.state.not_in(LIVE))
         .order_by(run.c.fire_time.desc(), run.c.id.desc())
     )
-    gone: list[Row[int, datetime]] = []
+    gone: list[Row[int, datetime, datetime | None]] = []
     if keep.runs is not None:
         gone += connection.execute(ended.offset(keep.runs).limit(RUNS_AT_ONCE_MAX)).all()
     if keep.days is not None:
@@ -51,7 +51,7 @@ def _prune_one(connection: Connection, schedule_id: int, keep: Keep, now: dateti
     connection.execute(delete(output).where(output.c.attempt_id.in_(attempts)))
     connection.execute(delete(attempt).where(attempt.c.run_id.in_(ids)))
     connection.execute(delete(run).where(run.c.id.in_(ids)))
-    until = max(row.fire_time for row in gone)
+    until = max(row.skipped_until or row.fire_time for row in gone)
     is_further = (schedule.c.pruned_until.is_(None)) | (schedule.c.pruned_until < until)
     connection.execute(
         update(schedule).where(schedule.c.id == schedule_id, is_further).values(pruned_until=until)
