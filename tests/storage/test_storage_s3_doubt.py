@@ -165,6 +165,24 @@ def test_pitfall_23_refused_after_a_lost_answer_does_not_mean_not_written(
     assert isinstance(unknown.value.__cause__, StaleToken)
 
 
+def test_pitfall_23_the_same_when_it_was_boto_that_sent_it_again(
+    s3_store: S3Store, proxy: LossyProxy
+) -> None:
+    """boto3's second try finds the condition broken, by its own first one or by 34: nobody can tell."""
+    client = s3_client(proxy.port, retries=2)
+    fence = S3Fence(client, s3_store.bucket)
+    fence.install(GivenLease(33))
+
+    def before_the_second_try(**_: object) -> None:
+        if proxy.lose is not None:
+            proxy.lose = None
+            newer_commits(s3_store)
+
+    client.meta.events.register("needs-retry.s3.PutObject", before_the_second_try)
+    with pytest.raises(OutcomeUnknown, match="mark is 34"):
+        commit(fence, GivenLease(33), then=losing(proxy), body=b"33")
+
+
 def test_pitfall_23_an_object_that_is_still_listed_proves_that_it_was_written(
     s3_store: S3Store, client: "S3Client", behind: S3Fence, proxy: LossyProxy
 ) -> None:

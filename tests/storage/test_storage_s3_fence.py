@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from lockd.errors import CorruptData, StaleToken, Unavailable
-from lockd_storage import NotInstalled, WrongCluster, WrongLock
+from lockd_storage import NotFenceable, NotInstalled, WrongCluster, WrongLock
 from lockd_storage.s3 import S3Fence
 from lockd_storage.s3.requests import Bucket, Put
 from tests.servers.moto import S3Server
@@ -193,6 +193,31 @@ def test_a_file_is_uploaded_as_it_is(fence: S3Fence, tmp_path_factory: pytest.Te
     for name in ("", "\ud800"):
         with pytest.raises(ValueError, match=r"name|surrogates"), fence.write(GivenLease(33)) as objects:
             objects.put(name, b"")
+
+
+def test_what_is_kept_of_a_block_that_has_ended_takes_nothing(fence: S3Fence) -> None:
+    with fence.write(GivenLease(33)) as objects:
+        objects.body = b"1"
+    with pytest.raises(NotFenceable, match="has ended"):
+        objects.put("a", b"2")
+    with pytest.raises(NotFenceable, match="has ended"):
+        objects.delete("a")
+    with pytest.raises(NotFenceable, match="has ended"):
+        objects.body = b"2"
+    found = fence.read("orders")
+    assert found is not None
+    assert (found.names(), found.body) == ([], b"1")
+
+
+def test_a_body_is_bytes(fence: S3Fence) -> None:
+    with fence.write(GivenLease(33)) as objects:
+        for wrong in (5, "text"):
+            with pytest.raises(TypeError, match="bytes-like"):
+                objects.body = wrong  # type: ignore[assignment]
+        objects.body = bytearray(b"12")
+    found = fence.read("orders")
+    assert found is not None
+    assert found.body == b"12"
 
 
 def test_pitfall_14_sweeping_takes_what_nobody_can_commit_any_more(fence: S3Fence) -> None:

@@ -17,6 +17,11 @@ class AsyncLinks:
     """The connections of one client, which may be a cluster's."""
 
     def __init__(self, client: Redis | RedisCluster) -> None:
+        if not isinstance(client, Redis | RedisCluster):
+            raise TypeError(
+                f"a Redis or a RedisCluster of redis.asyncio is needed, not {type(client).__module__}."
+                f"{type(client).__name__}. RedisFence is for those of redis"
+            )
         self._client = client
         self._sharded = isinstance(client, RedisCluster)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lockd_storage.errors import NotFenceable
 from lockd_storage.redis.verbs import INTEGER_MAX, Command, FencedWrites, Key, Value
 
 COUNTER_MAX = 10**17
@@ -32,12 +33,15 @@ class Batch(FencedWrites):
         self._types: dict[bytes, str] = {}
         self._added: dict[bytes, int] = {}
         self._needs: dict[bytes, str] = {}
+        self._has_ended = False
 
     def set(self, key: Key, value: Value, *, ex: int | None = None) -> Any:
         """SET, to expire after `ex` seconds."""
         return self._do(self._set(key, value, seconds=ex, option=None, resets=True))
 
     def _do(self, command: Command) -> None:
+        if self._has_ended:
+            raise NotFenceable("the block that this batch is of has ended: nothing is applied any more")
         if len(self._commands) >= COMMANDS_MAX:
             raise ValueError(f"a batch has at most {COMMANDS_MAX} commands")
         for key in command.keys:
@@ -70,7 +74,8 @@ class Batch(FencedWrites):
             self._types[key] = command.needs
 
     def script_words(self) -> tuple[list[bytes], list[bytes]]:
-        """Keys and arguments of the batch script, without mark and fence."""
+        """Keys and arguments of the batch script, without mark and fence. Nothing is queued any more."""
+        self._has_ended = True
         keys: dict[bytes, int] = {}
         for command in self._commands:
             keys.setdefault(command.keys[0], len(keys) + 1)

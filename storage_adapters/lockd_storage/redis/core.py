@@ -101,12 +101,13 @@ def install(
     """Raise the mark, and see it confirmed. See `RedisFence.install`."""
     try:
         yield from _refuse_eviction()
-        if replicas is None:
-            replicas = yield from connected_replicas()
         fence = grant.fence
         arguments = (grant.lease.lock.encode(), fence.cluster, fence.incarnation, str(fence.token))
         _, *before = yield from run(scripts.INSTALL, (grant.mark_key, floor_key), arguments)
         mark = _judge_install(grant, before)
+        if replicas is None:
+            # Asked only now: the node that was asked first may have been a cluster's former primary.
+            replicas = yield from connected_replicas()
         yield from confirmed(
             f"the mark of resource {grant.resource!r}",
             resource=grant.resource,

@@ -26,7 +26,7 @@ class RedisFence:
 
     `cluster` pins the lockd cluster whose leases are taken; without it the first install of each
     resource does. `replicas` is how many replicas must confirm an install: say how many could be
-    promoted. Without it those count that are connected when the install begins, so one that has lost
+    promoted. Without it those count that the primary sees once it has the mark, so one that has lost
     touch is not waited for. `confirm="disk"` waits until they, and the primary, have it on disk (Redis
     7.2, Valkey). Cheap to make, safe to share between threads. The client stays the caller's to close.
     """

@@ -21,6 +21,11 @@ class Links:
     """The connections of one client, which may be a cluster's."""
 
     def __init__(self, client: Redis | RedisCluster) -> None:
+        if not isinstance(client, Redis | RedisCluster):
+            raise TypeError(
+                f"a redis.Redis or a redis.cluster.RedisCluster is needed, not {type(client).__module__}."
+                f"{type(client).__name__}. AsyncRedisFence is for those of redis.asyncio"
+            )
         self._client = client
         self._sharded = isinstance(client, RedisCluster)
 

@@ -128,10 +128,10 @@ class RedisUpkeep:
         """Write once more and wait: a replica that has that has all that its primary was sent before."""
         try:
             replicas = self._replicas
+            if replicas != 0:
+                yield Request((b"HINCRBY", key, b"confirmed", 1))
             if replicas is None:
                 replicas = yield from core.connected_replicas()
-            if replicas:
-                yield Request((b"HINCRBY", key, b"confirmed", 1))
             yield from core.confirmed(
                 FLOOR, resource="", replicas=replicas, confirm="memory", timeout=timeout
             )

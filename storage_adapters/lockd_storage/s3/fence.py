@@ -118,7 +118,7 @@ class S3Fence:
         folder = f"{self._data_prefix(name)}{fence.incarnation}-{fence.token}/"
         changes = S3Changes(self._bucket, folder, Snapshot(self._bucket, stored.content))
         yield changes
-        if changes.any():
+        if changes.end():
             with told(ADAPTER, name):
                 self._commit(name, fence, changes, stored)
 

@@ -4,6 +4,7 @@ from typing import IO
 from uuid import uuid4
 
 from lockd.errors import Unavailable
+from lockd_storage.errors import NotFenceable
 from lockd_storage.fencing import Mark
 from lockd_storage.s3.mark_object import MarkObject
 from lockd_storage.s3.requests import Bucket
@@ -60,12 +61,14 @@ class S3Changes:
         self._folder = folder
         self._keys: dict[str, str | None] = {}
         self._body: bytes | None = None
+        self._has_ended = False
 
     def put(self, name: str, data: bytes | IO[bytes]) -> None:
         """Upload an object, to be seen under this name: bytes, or a file open for reading, up to 5 GB.
 
         Raises Unavailable, NotFenceable; nothing has changed then.
         """
+        self._refuse_late()
         if not name:
             raise ValueError("an object's name is not empty")
         name.encode()  # one that is no UTF-8 can't be listed: ValueError
@@ -75,6 +78,7 @@ class S3Changes:
 
     def delete(self, name: str) -> None:
         """Let there be no object of this name."""
+        self._refuse_late()
         self._keys[name] = None
 
     @property
@@ -87,15 +91,21 @@ class S3Changes:
 
     @body.setter
     def body(self, data: bytes) -> None:
-        self._body = bytes(data)
+        self._refuse_late()
+        self._body = bytes(memoryview(data))  # of a number, bytes() would make so many zeros
 
-    def any(self) -> bool:
-        """Whether there is anything to commit."""
+    def end(self) -> bool:
+        """Take no more changes. Whether there is anything to commit."""
+        self._has_ended = True
         return bool(self._keys) or self._body is not None
 
     def applied_to(self, content: MarkObject) -> MarkObject:
         """The mark's object after this block, given the one before it."""
         return content.committed(self.commit_id, self._keys, self._body)
+
+    def _refuse_late(self) -> None:
+        if self._has_ended:
+            raise NotFenceable("the block that these changes are of has ended: nothing is changed any more")
 
     def seen_in(self, content: MarkObject) -> bool:
         """Whether a mark's object shows that this block was committed, by itself or under what came after."""
