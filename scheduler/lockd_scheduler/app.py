@@ -56,7 +56,7 @@ class Settings:
         drain: str = "5m",
         lease_ttl: str = "5s",
         lost_after: str = "30s",
-        threads: int = 32,
+        threads: int = 100,
     ) -> "Settings":
         """Check what a user wrote. Raises BadSchedule."""
         settings = cls(

@@ -17,18 +17,34 @@ from lockd_scheduler.policies import jitter_of
 from lockd_scheduler.revisions import Revision, write_revisions
 from lockd_scheduler.runs import LIVE, State
 from lockd_scheduler.starting import Start, claim_startable, insert_attempts, let_in_waiting
-from lockd_scheduler.tables import AnyRow, run, schedule
+from lockd_scheduler.tables import AnyRow, backfill, run, schedule
 
-SCHEDULES_AT_ONCE_MAX = 500
+SCHEDULES_AT_ONCE_MAX = 250
+
+_DUE_COLUMNS = (
+    schedule.c.id,
+    schedule.c.name,
+    schedule.c.definition,
+    schedule.c.revision,
+    schedule.c.next_fire_at,
+    schedule.c.paused_at,
+    schedule.c.paused_until,
+    schedule.c.resumed_at,
+)
 
 
 def claim_due(connection: Connection, mandate: Mandate, *, now: datetime) -> Batch:
     """Write and claim what is due; the caller has guarded the office and commits."""
     skipped, claimed = _claim_fires(connection, mandate, _due_schedules(connection, mandate.scope, now), now)
-    fill_back(connection, mandate.scope, now)
-    cancel_unbegun(connection, mandate.scope, now)
-    let_in_waiting(connection, mandate.scope, now)
-    claimed += claim_startable(connection, mandate, now)
+    waiting = _what_waits(connection, mandate.scope)
+    if waiting.backfills:
+        fill_back(connection, mandate.scope, now)
+    if waiting.cancels:
+        cancel_unbegun(connection, mandate.scope, now)
+    if waiting.queued or waiting.cancels:
+        let_in_waiting(connection, mandate.scope, now)
+    if waiting.startable or waiting.queued or waiting.backfills:
+        claimed += claim_startable(connection, mandate, now)
     return Batch(tuple(claimed), skipped, _next_due(connection, mandate.scope))
 
 
@@ -38,11 +54,32 @@ def settle_fires(connection: Connection, mandate: Mandate, schedule_id: int, *, 
         _claim_fires(connection, mandate, due, now)
 
 
+def _what_waits(connection: Connection, scope: str) -> AnyRow:
+    """In one question, what else there may be to do: mostly nothing."""
+    ours = (
+        select(run.c.id).join(schedule, schedule.c.id == run.c.schedule_id).where(schedule.c.scope == scope)
+    )
+    claimed = ours.where(run.c.state == State.CLAIMED)
+    filling = (
+        select(backfill.c.id)
+        .join(schedule, schedule.c.id == backfill.c.schedule_id)
+        .where(schedule.c.scope == scope, backfill.c.ended_at.is_(None))
+    )
+    return connection.execute(
+        select(
+            filling.exists().label("backfills"),
+            claimed.where(run.c.cancel_asked_at.is_not(None)).exists().label("cancels"),
+            claimed.where(run.c.queued_at.is_not(None)).exists().label("queued"),
+            claimed.where(run.c.next_attempt_at.is_not(None)).exists().label("startable"),
+        )
+    ).one()
+
+
 def _due_schedules(
     connection: Connection, scope: str, now: datetime, schedule_id: int | None = None
 ) -> Sequence[AnyRow]:
     query = (
-        select(schedule)
+        select(*_DUE_COLUMNS)
         .where(schedule.c.scope == scope, schedule.c.parked_at.is_(None))
         .where(schedule.c.next_fire_at <= now)
         .where(or_(schedule.c.paused_at.is_(None), schedule.c.paused_until <= now))
@@ -206,8 +243,10 @@ def _next_due(connection: Connection, scope: str) -> datetime | None:
         .where(schedule.c.scope == scope, schedule.c.parked_at.is_(None))
         .where(run.c.next_attempt_at.is_not(None))
     )
-    soonest = [
-        connection.scalar(fires.order_by(schedule.c.next_fire_at).limit(1)),
-        connection.scalar(further.order_by(run.c.next_attempt_at).limit(1)),
-    ]
+    soonest = connection.execute(
+        select(
+            fires.order_by(schedule.c.next_fire_at).limit(1).scalar_subquery(),
+            further.order_by(run.c.next_attempt_at).limit(1).scalar_subquery(),
+        )
+    ).one()
     return min((moment for moment in soonest if moment is not None), default=None)

@@ -159,7 +159,7 @@ class Cron:
         drain: str = "5m",
         lease_ttl: str = "5s",
         lost_after: str = "30s",
-        threads: int = 32,
+        threads: int = 100,
     ) -> bool:
         """Serve until SIGTERM or SIGINT; a second one ends the drain. Call it on the main thread.
 
@@ -181,7 +181,7 @@ class Cron:
         drain: str = "30s",
         lease_ttl: str = "5s",
         lost_after: str = "30s",
-        threads: int = 32,
+        threads: int = 100,
     ) -> AsyncIterator[Service]:
         """Serve beside whatever this event loop does; async jobs run on it. Options as for `serve`."""
         settings = Settings.from_words(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -17,8 +18,10 @@ from sqlalchemy import (
     Insert,
     Table,
     TableValuedAlias,
+    Text,
     any_,
     bindparam,
+    cast,
     column,
     func,
     insert,
@@ -62,7 +65,7 @@ def insert_rows(
         names = list(rows[0])
         given = _given(table, names)
         statement = statement.from_select(names, select(*(given.c[name] for name in names)))
-        made = connection.execute(statement.returning(*returning), {"given": _plain(rows)})
+        made = connection.execute(statement.returning(*returning), {"given": _as_json(rows)})
     else:
         made = connection.execute(statement.returning(*returning), rows)
     return made.all()
@@ -82,7 +85,7 @@ def update_rows(
         given = _given(table, [*names, "id"])
         changed = update(table).where(table.c.id == given.c.id, *conditions)
         done = connection.execute(
-            changed.values({name: given.c[name] for name in names}), {"given": _plain(rows)}
+            changed.values({name: given.c[name] for name in names}), {"given": _as_json(rows)}
         )
         return done.rowcount
     changed = update(table).where(table.c.id == bindparam("row_id"), *conditions)
@@ -110,13 +113,10 @@ def now_of(connection: Connection) -> ColumnElement[datetime]:
 
 
 def _given(table: Table, names: Sequence[str]) -> TableValuedAlias:
-    rows = func.json_to_recordset(bindparam("given", type_=postgresql.JSON))
+    rows = func.json_to_recordset(cast(bindparam("given", type_=Text), postgresql.JSON))
     columns = [column(name, table.c[name].type) for name in names]
     return rows.table_valued(*columns).render_derived(name="given", with_types=True)
 
 
-def _plain(rows: Rows) -> list[dict[str, Any]]:
-    return [
-        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-        for row in rows
-    ]
+def _as_json(rows: Rows) -> str:
+    return msgspec.json.encode(rows).decode()

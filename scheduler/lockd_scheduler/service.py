@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from lockd_scheduler.officer import Officer
 from lockd_scheduler.ports import Seat
+from lockd_scheduler.tenure import Phase
 from lockd_scheduler.threads import ThreadRunner
 from lockd_scheduler.worker import LEDGER_ERRORS, Worker, first_line
 
@@ -55,6 +56,11 @@ class Service:
         officer.wake = self._wake.set
         runner.on_failure = self.fail
         runner.on_finished = self._wake.set
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this process holds the office, as far as it knows."""
+        return self._officer.tenure.phase is Phase.ACTIVE
 
     def start(self, seat: Seat | None = None) -> None:
         """Begin; with a seat that was won already, or standing by."""

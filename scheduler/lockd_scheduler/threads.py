@@ -18,6 +18,7 @@ from lockd_scheduler.worker import Worker
 
 logger = logging.getLogger("lockd_scheduler")
 
+RESULTS_WAIT_SECONDS = 0.1
 TOGETHER_MAX = 500
 """So many attempts share a transaction at most."""
 
@@ -138,6 +139,7 @@ class ThreadRunner:
 
     def _finish_on(self) -> None:
         while (first := self._results.get()) is not None:
+            self._let_starts_go_first()
             batch = [first]
             try:
                 while len(batch) < TOGETHER_MAX and (another := self._results.get_nowait()) is not None:
@@ -153,6 +155,14 @@ class ThreadRunner:
                 self._unfinished -= len(batch)
                 self._changed.notify_all()
             self.on_finished()
+
+    def _let_starts_go_first(self) -> None:
+        """While attempts are queued that there is room for, results can wait: the fires can't."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closed or not self._claimed or self._carrying >= self._limit,
+                RESULTS_WAIT_SECONDS,
+            )
 
     def _guarded(self, target: Callable[[], None]) -> None:
         try:
