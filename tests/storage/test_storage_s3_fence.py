@@ -196,6 +196,7 @@ def test_a_file_is_uploaded_as_it_is(fence: S3Fence, tmp_path_factory: pytest.Te
 
 
 def test_what_is_kept_of_a_block_that_has_ended_takes_nothing(fence: S3Fence) -> None:
+    fence.install(GivenLease(33))
     with fence.write(GivenLease(33)) as objects:
         objects.body = b"1"
     with pytest.raises(NotFenceable, match="has ended"):
@@ -210,11 +211,12 @@ def test_what_is_kept_of_a_block_that_has_ended_takes_nothing(fence: S3Fence) ->
 
 
 def test_a_body_is_bytes(fence: S3Fence) -> None:
+    fence.install(GivenLease(33))
     with fence.write(GivenLease(33)) as objects:
         for wrong in (5, "text"):
             with pytest.raises(TypeError, match="bytes-like"):
                 objects.body = wrong  # type: ignore[assignment]
-        objects.body = bytearray(b"12")
+        objects.body = b"12"
     found = fence.read("orders")
     assert found is not None
     assert found.body == b"12"
