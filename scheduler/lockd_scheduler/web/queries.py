@@ -1,0 +1,389 @@
+"""Reading the ledger of one scheduler name for the API and the page, in bounded queries.
+
+Runs are found by the indexes that the ledger has: by id, or by (schedule, kind, fire time). What is
+asked here waits for no writer, and PostgreSQL ends it after a few seconds: looking must not
+cost the scheduler anything.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, and_, case, func, select, text
+from sqlalchemy.sql.elements import ColumnElement
+
+from lockd_scheduler.dialects import now_of
+from lockd_scheduler.engines import reading
+from lockd_scheduler.jobs import JobSpec
+from lockd_scheduler.mandates import AFTER, BACKFILL, MANUAL, SCHEDULED
+from lockd_scheduler.outputs import read_output
+from lockd_scheduler.runs import ENDS, LIVE, State
+from lockd_scheduler.tables import AnyRow, attempt, backfill, office, outbox, run, schedule, schedule_revision
+from lockd_scheduler.web import models
+from lockd_scheduler.web.wording import schedule_words, zone_of
+
+STATEMENT_MS = 5_000
+KINDS = (SCHEDULED, MANUAL, AFTER, BACKFILL)
+STARS = "***"
+
+_RUN_COLUMNS = [run.c[name] for name in models.Run.model_fields if name != "job"]
+_ATTEMPT_COLUMNS = [attempt.c[name] for name in models.Attempt.model_fields]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one job whose fire times fall into one slice of a timeline."""
+
+    slice: int
+    """Counted from 0, the oldest."""
+    states: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Of some jobs, the runs of a span of time, in slices of equal length."""
+
+    start: datetime
+    slice_length: timedelta
+    slices: int
+    cells: Mapping[int, Sequence[Cell]] = field(default_factory=dict)
+    """By the schedule's id."""
+    newest: Mapping[int, int] = field(default_factory=dict)
+    """By the schedule's id, the newest of these runs."""
+
+
+class Queries:
+    """All answers are of one scheduler name (`scope`)."""
+
+    def __init__(self, engine: Engine, scope: str, *, version: str) -> None:
+        self._engine = engine
+        self._scope = scope
+        self._version = version
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with reading(self._engine) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SET LOCAL statement_timeout = {STATEMENT_MS}"))
+            yield connection
+
+    def status(self, here: str | None) -> models.Status:
+        """How the scheduler stands; `here` is what the process that asks says of itself."""
+        jobs = select(func.count()).select_from(schedule)
+        live = self._runs(select(func.count()))
+        with self._reading() as connection:
+            held = connection.execute(select(office).where(office.c.scope == self._scope)).one_or_none()
+            return models.Status(
+                scheduler=self._scope,
+                version=self._version,
+                now=connection.execute(select(now_of(connection))).scalar_one(),
+                office_token=0 if held is None else held.token,
+                active=None if held is None else held.holder,
+                here=here,
+                jobs=connection.scalar(
+                    jobs.where(schedule.c.scope == self._scope, schedule.c.parked_at.is_(None))
+                )
+                or 0,
+                live_runs=connection.scalar(live.where(run.c.state.in_(LIVE))) or 0,
+                notices_pending=count_notices(connection, self._scope),
+            )
+
+    def now(self) -> datetime:
+        """The database's time."""
+        with self._reading() as connection:
+            return connection.execute(select(now_of(connection))).scalar_one()
+
+    def live_figures(self) -> tuple[dict[str, int], int, float]:
+        """Live runs by state, notices that wait, and for how many seconds the oldest due fire has."""
+        live = self._runs(select(run.c.state, func.count().label("many")))
+        due = select(func.min(schedule.c.next_fire_at)).where(
+            schedule.c.scope == self._scope, schedule.c.parked_at.is_(None), schedule.c.paused_at.is_(None)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(live.where(run.c.state.in_(LIVE)).group_by(run.c.state)).all()
+            now = connection.execute(select(now_of(connection))).scalar_one()
+            oldest = connection.scalar(due)
+            notices = count_notices(connection, self._scope)
+        states = dict.fromkeys(sorted(state.value for state in LIVE), 0) | {
+            row.state: row.many for row in rows
+        }
+        overdue = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
+        return states, notices, overdue
+
+    def jobs(self, asked: models.ListJobs) -> tuple[models.JobPage, list[int]]:
+        """A page of jobs by name, and their schedules' ids."""
+        query = select(schedule).where(schedule.c.scope == self._scope).order_by(schedule.c.name)
+        if asked.after is not None:
+            query = query.where(schedule.c.name > asked.after)
+        if asked.match:
+            query = query.where(schedule.c.name.contains(asked.match, autoescape=True))
+        with self._reading() as connection:
+            rows = connection.execute(query.limit(asked.limit + 1)).all()
+            shown = rows[: asked.limit]
+            facts = _facts(connection, shown)
+        page = models.JobPage(
+            jobs=[_job(row, facts, asked.fires) for row in shown],
+            next=shown[-1].name if len(rows) > len(shown) else None,
+        )
+        return page, [row.id for row in shown]
+
+    def job(self, name: str, *, fires: int) -> tuple[models.JobDetail, int] | None:
+        """One job, and its schedule's id; None if there is none of that name."""
+        query = select(schedule).where(schedule.c.scope == self._scope, schedule.c.name == name)
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            job = _job(row, _facts(connection, [row]), fires)
+        return models.JobDetail(**job.model_dump(), definition=_starred(row.definition)), row.id
+
+    def runs(self, asked: models.ListRuns) -> models.RunPage:
+        """A page of runs, newest id first."""
+        query = self._runs(select(schedule.c.name.label("job"), *_RUN_COLUMNS))
+        if asked.job is not None:
+            query = query.where(schedule.c.name == asked.job)
+        if asked.state is not None:
+            query = query.where(run.c.state == asked.state)
+        if asked.before is not None:
+            query = query.where(run.c.id < asked.before)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(run.c.id.desc()).limit(asked.limit + 1)).mappings().all()
+        shown = [models.Run(**row) for row in rows[: asked.limit]]
+        return models.RunPage(runs=shown, next=shown[-1].id if len(rows) > len(shown) else None)
+
+    def run(self, run_id: int) -> models.RunDetail | None:
+        """One run with its attempts; None if there is none."""
+        query = self._runs(select(schedule.c.name.label("job"), *_RUN_COLUMNS)).where(run.c.id == run_id)
+        tries = select(*_ATTEMPT_COLUMNS).where(attempt.c.run_id == run_id).order_by(attempt.c.number)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+            if row is None:
+                return None
+            attempts = [models.Attempt(**one) for one in connection.execute(tries).mappings()]
+        return models.RunDetail(**row, tries=attempts)
+
+    def output(self, attempt_id: int, asked: models.ReadOutput) -> models.Output | None:
+        """Pieces of an attempt's output; None if there is no such attempt."""
+        query = (
+            select(attempt.c.state)
+            .join(run, run.c.id == attempt.c.run_id)
+            .join(schedule, schedule.c.id == run.c.schedule_id)
+            .where(schedule.c.scope == self._scope, attempt.c.id == attempt_id)
+        )
+        # The state comes first: what an attempt said is there once its row says that it has ended.
+        with self._reading() as connection:
+            state = connection.scalar(query)
+        if state is None:
+            return None
+        pieces = read_output(self._engine, attempt_id, after=asked.after, limit=asked.limit)
+        told = [
+            models.Piece(number=one.number, stream=one.stream, written_at=one.written_at, text=one.text)
+            for one in pieces
+        ]
+        return models.Output(pieces=told, ended=state in ENDS and len(told) < asked.limit)
+
+    def backfills(self, asked: models.OfJob) -> models.Backfills:
+        """The newest backfills first."""
+        made = select(func.count()).where(run.c.backfill_id == backfill.c.id).scalar_subquery()
+        live = (
+            select(func.count())
+            .where(run.c.backfill_id == backfill.c.id, run.c.state.in_(LIVE))
+            .scalar_subquery()
+        )
+        columns = [backfill.c[name] for name in models.BackfillState.model_fields if name in backfill.c]
+        query = (
+            select(schedule.c.name.label("job"), made.label("runs"), live.label("live"), *columns)
+            .join(schedule, schedule.c.id == backfill.c.schedule_id)
+            .where(schedule.c.scope == self._scope)
+            .order_by(backfill.c.id.desc())
+            .limit(asked.limit)
+        )
+        if asked.job is not None:
+            query = query.where(schedule.c.name == asked.job)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return models.Backfills(backfills=[models.BackfillState(**row) for row in rows])
+
+    def has_backfill(self, backfill_id: int) -> str | None:
+        """The job of that backfill, if it is one of this scheduler name."""
+        query = (
+            select(schedule.c.name)
+            .join(backfill, backfill.c.schedule_id == schedule.c.id)
+            .where(schedule.c.scope == self._scope, backfill.c.id == backfill_id)
+        )
+        with self._reading() as connection:
+            name: str | None = connection.scalar(query)
+            return name
+
+    def revisions(self, asked: models.OfJob) -> models.Revisions:
+        """What was changed about schedules, the newest first."""
+        columns = [
+            schedule_revision.c[name]
+            for name in models.Revision.model_fields
+            if name not in ("job", "definition")
+        ]
+        query = (
+            select(schedule.c.name.label("job"), schedule_revision.c.definition, *columns)
+            .join(schedule, schedule.c.id == schedule_revision.c.schedule_id)
+            .where(schedule.c.scope == self._scope)
+            .order_by(schedule_revision.c.changed_at.desc(), schedule_revision.c.revision.desc())
+            .limit(asked.limit)
+        )
+        if asked.job is not None:
+            query = query.where(schedule.c.name == asked.job)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return models.Revisions(
+            revisions=[models.Revision(**{**row, "definition": _starred(row["definition"])}) for row in rows]
+        )
+
+    def timeline(
+        self, schedule_ids: Sequence[int], *, start: datetime, end: datetime, slices: int
+    ) -> Timeline:
+        """Of these schedules, the runs with fire times in [start, end), by slice and state."""
+        length = (end - start) / slices
+        with self._reading() as connection:
+            second = _seconds(connection, run.c.fire_time) - int(start.timestamp())
+            part = func.floor(second / length.total_seconds()).label("part")
+            query = (
+                select(run.c.schedule_id, part, run.c.state, func.count().label("many"))
+                .add_columns(func.max(run.c.id).label("newest"))
+                .where(run.c.schedule_id.in_(schedule_ids), run.c.kind.in_(KINDS))
+                .where(run.c.fire_time >= start, run.c.fire_time < end)
+                .group_by(run.c.schedule_id, part, run.c.state)
+            )
+            rows = connection.execute(query).all() if schedule_ids else []
+        counts: dict[int, dict[int, dict[str, int]]] = {}
+        newest: dict[int, int] = {}
+        for row in rows:
+            counts.setdefault(row.schedule_id, {}).setdefault(int(row.part), {})[row.state] = row.many
+            newest[row.schedule_id] = max(newest.get(row.schedule_id, 0), row.newest)
+        cells = {
+            schedule_id: [Cell(part, states) for part, states in sorted(parts.items())]
+            for schedule_id, parts in counts.items()
+        }
+        return Timeline(start, length, slices, cells, newest)
+
+    def _runs(self, query: Select[Any]) -> Select[Any]:
+        return query.join_from(run, schedule, schedule.c.id == run.c.schedule_id).where(
+            schedule.c.scope == self._scope
+        )
+
+
+def count_notices(connection: Connection, scope: str) -> int:
+    """How many notices have not left yet and are still tried."""
+    query = select(func.count()).where(outbox.c.scope == scope, outbox.c.next_try_at.is_not(None))
+    return connection.scalar(query) or 0
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What runs say about schedules, by the schedules' ids."""
+
+    running: Mapping[int, int]
+    waiting: Mapping[int, int]
+    last: Mapping[int, AnyRow]
+
+
+def _facts(connection: Connection, rows: Sequence[AnyRow]) -> _Facts:
+    ids = [row.id for row in rows]
+    if not ids:
+        return _Facts({}, {}, {})
+    live = connection.execute(
+        select(run.c.schedule_id)
+        .add_columns(func.sum(case((run.c.state == State.RUNNING, 1), else_=0)).label("running"))
+        .add_columns(func.sum(case((run.c.state == State.CLAIMED, 1), else_=0)).label("waiting"))
+        .where(run.c.state.in_(LIVE), run.c.schedule_id.in_(ids))
+        .group_by(run.c.schedule_id)
+    ).all()
+    # Each by its index: the run of the last scheduled fire, and the newest of the last day's.
+    day = connection.execute(select(now_of(connection))).scalar_one() - timedelta(days=1)
+    newest = select(func.max(run.c.id)).where(
+        run.c.schedule_id.in_(ids), run.c.kind.in_(KINDS), run.c.fire_time >= day
+    )
+    columns = (run.c.schedule_id, run.c.id, run.c.state, run.c.reason, run.c.fire_time, run.c.finished_at)
+    last_fires = connection.execute(
+        select(*columns)
+        .join(schedule, and_(schedule.c.id == run.c.schedule_id, schedule.c.last_fire_at == run.c.fire_time))
+        .where(schedule.c.id.in_(ids), run.c.kind == SCHEDULED)
+    )
+    last = {row.schedule_id: row for row in last_fires}
+    recent = connection.execute(select(*columns).where(run.c.id.in_(newest.group_by(run.c.schedule_id))))
+    for row in recent:
+        if row.schedule_id not in last or row.id > last[row.schedule_id].id:
+            last[row.schedule_id] = row
+    return _Facts(
+        {row.schedule_id: int(row.running) for row in live},
+        {row.schedule_id: int(row.waiting) for row in live},
+        last,
+    )
+
+
+def _job(row: AnyRow, facts: _Facts, fires: int) -> models.Job:
+    spec = JobSpec.from_json(row.name, row.definition)
+    last = facts.last.get(row.id)
+    if row.parked_at is not None:
+        state = "parked"
+    elif row.paused_at is not None:
+        state = "paused"
+    elif row.next_fire_at is None and row.after_job is None:
+        state = "ended"
+    else:
+        state = "active"
+    return models.Job(
+        name=row.name,
+        revision=row.revision,
+        kept_by=row.kept_by or "code",
+        schedule=schedule_words(row.definition["trigger"]),
+        zone=zone_of(row.definition["trigger"]),
+        state=state,
+        paused_at=row.paused_at,
+        paused_until=row.paused_until,
+        pause_note=row.pause_note,
+        kind=runner_kind(row.definition),
+        next_fires=_next_fires(spec, row.next_fire_at, fires) if state in ("active", "paused") else [],
+        waiting=facts.waiting.get(row.id, 0),
+        running=facts.running.get(row.id, 0),
+        last_run=None
+        if last is None
+        else models.LastRun(
+            run=last.id,
+            state=last.state,
+            reason=last.reason,
+            fire_time=last.fire_time,
+            finished_at=last.finished_at,
+        ),
+    )
+
+
+def runner_kind(definition: Mapping[str, Any]) -> str:
+    """How a definition's work is done; a function of the code unless it says something else."""
+    kind: str = definition.get("runner", {}).get("kind", "function")
+    return kind
+
+
+def _next_fires(spec: JobSpec, first: datetime | None, fires: int) -> list[datetime]:
+    found: list[datetime] = []
+    fire = first
+    while fire is not None and len(found) < fires:
+        found.append(fire)
+        fire = spec.trigger.next_after(fire)
+    return found
+
+
+def _starred(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what may be a secret: the values of a runner's environment and headers."""
+    runner = dict(definition.get("runner", {}))
+    for name in ("env", "headers"):
+        if name in runner:
+            runner[name] = dict.fromkeys(runner[name], STARS)
+    return {**definition, **({"runner": runner} if runner else {})}
+
+
+def _seconds(connection: Connection, column: ColumnElement[datetime]) -> ColumnElement[int]:
+    """Since 1970, as a number."""
+    if connection.dialect.name in ("mysql", "mariadb"):
+        return func.timestampdiff(text("SECOND"), text("'1970-01-01'"), column)
+    return func.extract("epoch", column)
