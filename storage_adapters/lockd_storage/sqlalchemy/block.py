@@ -5,22 +5,36 @@ must cost less than the check, and nothing outside of blocks. Listeners on an en
 for every statement of the process, and take longer to register than a check takes. So a Session tells
 of its transactions through one listener for all sessions, and a Connection through its own `begin()`,
 which SQLAlchemy calls for those that begin by themselves, too. Listeners come in where a transaction
-was refused, or has something to do at its end.
+was refused, or has something to do at its end; and one, on a dialect that was ever fenced, looks at SQL
+that came as text, which could end the transaction behind SQLAlchemy's back.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Protocol
+from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, RootTransaction, Transaction, event
+from sqlalchemy import Connection, Dialect, Engine, RootTransaction, Transaction, event
 from sqlalchemy.engine import TwoPhaseTransaction
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from lockd_storage.errors import NotFenceable
 
 SECOND_BIND = "a fenced session may use one database: commits in two can't be one step"
 ANOTHER_BLOCK = "this is inside a fenced() block already: give one block all of the leases"
+OPEN_BEFORE = (
+    "a transaction is already open: it may have read before the check."
+    " Commit or roll it back, or enter fenced() before the first use"
+)
+
+# What ends a transaction that SQLAlchemy takes for open: the driver would begin another, unchecked.
+_ENDS_BY_ITSELF = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+    r"(COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class Condition(Protocol):
@@ -65,7 +79,7 @@ class FencedBlock:
         self._condition = condition
         self._checked: Transaction | None = None
         self._root: SessionTransaction | None = None
-        self._engine: Engine | None = None
+        self._connection: Connection | None = None
         self._listeners: list[tuple[Connection, str, Callable[..., None]]] = []
 
     @contextmanager
@@ -102,10 +116,13 @@ class FencedBlock:
             self._condition.left()
             self._stop_listening()
             del _BLOCKS[self._target]
+            _CONNECTIONS.pop(self._connection, None)
             if isinstance(self._target, Connection):
                 del self._target.begin, self._target.begin_twophase
 
     def _commit(self) -> None:
+        if not self._target.in_transaction():
+            return  # a Session would begin one for it, or refuse to: autobegin=False
         try:
             self._target.commit()
         except BaseException as error:
@@ -113,12 +130,14 @@ class FencedBlock:
             raise
 
     def _roll_back(self, error: BaseException) -> None:
-        # Without its connection the transaction can't commit either; the first error counts.
-        with suppress(DBAPIError):
+        # Without its connection the transaction can't commit either, and a session whose own hook failed
+        # after its COMMIT won't roll back; the first error counts.
+        with suppress(SQLAlchemyError):
             self._target.rollback()
         if not isinstance(error, DBAPIError):
             return
-        reason = None if self._engine is None else self._condition.explain(error, self._engine)
+        connection = self._connection
+        reason = None if connection is None else self._condition.explain(error, connection.engine)
         if reason is not None:
             raise reason from error
 
@@ -138,6 +157,20 @@ class FencedBlock:
         connection.begin = checked_begin  # type: ignore[method-assign]
         connection.begin_twophase = refused_twophase  # type: ignore[method-assign]
 
+    def _watch_text(self, connection: Connection) -> None:
+        if connection is not self._connection:
+            _CONNECTIONS.pop(self._connection, None)
+            self._connection = connection
+            _CONNECTIONS[connection] = self
+        if connection.dialect not in _DIALECTS:
+            _DIALECTS.add(connection.dialect)
+            event.listen(connection.dialect, "do_execute", _text_comes)
+            event.listen(connection.dialect, "do_execute_no_params", _bare_text_comes)
+
+    def has_checked(self, transaction: Transaction | None) -> bool:
+        """Whether it is the running transaction, which was checked."""
+        return transaction is not None and transaction is self._checked
+
     def session_began(self, transaction: SessionTransaction, connection: Connection) -> None:
         """The session has taken a connection for its transaction: check it before anybody uses it."""
         if transaction.nested:
@@ -145,6 +178,9 @@ class FencedBlock:
         second_bind, self._root = transaction is self._root, transaction
         if not second_bind:
             self._stop_listening()
+        _, _, is_own, _ = transaction._connections[connection]  # noqa: SLF001  nothing public tells
+        if not is_own or connection.in_nested_transaction():
+            self._refuse(connection, NotFenceable(OPEN_BEFORE))  # its COMMIT would come after the block
         if connection in _BLOCKS:
             self._refuse(
                 connection, NotFenceable("the session's connection is inside another fenced() block")
@@ -155,7 +191,7 @@ class FencedBlock:
 
     def _admit(self, connection: Connection) -> None:
         """Check a transaction that has just begun, and has sent nothing yet."""
-        self._engine = connection.engine
+        self._watch_text(connection)
         try:
             _refuse_unheld(connection)
             self._condition.open(connection)
@@ -206,6 +242,8 @@ class FencedBlock:
 
 
 _BLOCKS: dict[Session | Connection, FencedBlock] = {}
+_CONNECTIONS: dict[Connection | None, FencedBlock] = {}
+_DIALECTS: WeakSet[Dialect] = WeakSet()
 
 
 @event.listens_for(Session, "after_begin")
@@ -214,13 +252,24 @@ def _session_began(session: Session, transaction: SessionTransaction, connection
         block.session_began(transaction, connection)
 
 
+def _text_comes(_cursor: Any, statement: str, _parameters: Any, context: Any) -> None:
+    if context is not None and context.is_text and (found := _ENDS_BY_ITSELF.match(statement)):
+        block = _CONNECTIONS.get(context.root_connection)
+        if block is not None and block.has_checked(context.root_connection.get_transaction()):
+            raise NotFenceable(
+                f"{found[1].upper()} as text would end the fenced transaction, and what follows would be in"
+                " no fence: call commit() or rollback()"
+            )
+
+
+def _bare_text_comes(cursor: Any, statement: str, context: Any) -> None:
+    _text_comes(cursor, statement, None, context)
+
+
 def _refuse_open_transaction(target: Session | Connection) -> None:
     bind = target.bind if isinstance(target, Session) else None
     if target.in_transaction() or (isinstance(bind, Connection) and bind.in_transaction()):
-        raise NotFenceable(
-            "a transaction is already open: it may have read before the check."
-            " Commit or roll it back, or enter fenced() before the first use"
-        )
+        raise NotFenceable(OPEN_BEFORE)
 
 
 def _refuse_unheld(connection: Connection) -> None:
