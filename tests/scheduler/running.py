@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine
-
 from lockd_scheduler.outputs import OutputRow, read_output
 from tests.scheduler.harness import Process, World
 
@@ -37,13 +35,14 @@ def until(true: Callable[[], object], what: str = "what was waited for") -> None
         time.sleep(0.01)
 
 
-def said(engine: Engine, stream: str, *, attempt_id: int = 1) -> str:
+def said(world: World, stream: str) -> str:
     """What the first attempt has said on that stream, as the ledger has it."""
-    return "".join(row.text for row in rows(engine, attempt_id) if row.stream == stream)
+    return "".join(row.text for row in rows(world) if row.stream == stream)
 
 
-def rows(engine: Engine, attempt_id: int = 1) -> list[OutputRow]:
-    return read_output(engine, attempt_id)
+def rows(world: World, *, after: int = 0) -> list[OutputRow]:
+    """What the first attempt has said."""
+    return read_output(world.engine, world.attempts()[0].id, after=after)
 
 
 def ran(world: World) -> Process:
