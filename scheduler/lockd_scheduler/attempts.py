@@ -115,6 +115,12 @@ class Attempts:
         with reading(self.engine) as connection:
             return {row.name: row.definition for row in connection.execute(query)}
 
+    def not_begun(self, attempt_ids: Iterable[int]) -> set[int]:
+        """Those of these attempts that are claimed still."""
+        with reading(self.engine) as connection:
+            is_claimed = attempt.c.id.in_(list(attempt_ids)) & (attempt.c.state == State.CLAIMED)
+            return set(connection.scalars(select(attempt.c.id).where(is_claimed)))
+
     def heartbeat(self, attempt_ids: Iterable[int], *, worker: str, now: datetime) -> set[int]:
         """Say that these attempts are alive; returns those that still count, the others are fenced.
 
@@ -142,7 +148,7 @@ class Attempts:
         """End attempts, and their runs or their runs' next attempts with them, where rows are still ours."""
         with self.engine.begin() as connection:
             rows = _lock_rows(connection, [one.started.claimed.attempt_id for one in results])
-            finishes = [_judge(rows[one.started.claimed.attempt_id], one) for one in results]
+            finishes = [_judge(rows.get(one.started.claimed.attempt_id), one) for one in results]
             counted = [one for one, finish in zip(results, finishes, strict=True) if finish is Finish.COUNTED]
             late = [one for one, finish in zip(results, finishes, strict=True) if finish is Finish.LATE]
             _end(connection, counted, now)
@@ -284,7 +290,9 @@ def _is_late(claimed: Claimed, policy: Policy, now: datetime) -> bool:
     )
 
 
-def _judge(row: AnyRow, result: Result) -> Finish:
+def _judge(row: AnyRow | None, result: Result) -> Finish:
+    if row is None:
+        return Finish.LATE  # the office has ended it, and the ledger has forgotten it since
     started = result.started
     is_ours = _is_claim(row, started.claimed) and row.nonce == started.nonce
     if is_ours and row.state == State.RUNNING:

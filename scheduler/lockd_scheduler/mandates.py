@@ -1,7 +1,7 @@
 """The values that pass between the office's transactions and the workers."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import count
 from typing import Any
@@ -29,6 +29,16 @@ class Mandate:
     ordinals: Iterator[int] = field(default_factory=lambda: count(1), compare=False, repr=False)
     """Numbers the attempts of this tenure, so that each shuts out all before it (SAFETY R4)."""
 
+    @classmethod
+    def asked(cls, scope: str) -> "Mandate":
+        """That of somebody who changes schedules without the office: it makes no attempts."""
+        return cls(scope, LOCAL, 0, "")
+
+    @property
+    def is_office(self) -> bool:
+        """Whether it is a tenure, whose attempts somebody will start."""
+        return self.token > 0
+
 
 @dataclass(frozen=True)
 class Claimed:
@@ -44,6 +54,15 @@ class Claimed:
     args: Mapping[str, Any]
     kind: str = SCHEDULED
     key: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, for a worker in another process."""
+        return {**asdict(self), "args": dict(self.args), "fire_time": self.fire_time.isoformat()}
+
+    @classmethod
+    def from_json(cls, words: Mapping[str, Any]) -> "Claimed":
+        """Read what `to_json` made."""
+        return cls(**{**words, "fire_time": datetime.fromisoformat(words["fire_time"])})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +97,10 @@ def _find(words: dict[str, Any]) -> Callable[..., Any]:
 
 
 def _run(words: dict[str, Any], bounds: Bounds) -> Run:
-    claimed = words["claimed"]
-    claimed = Claimed(**{**claimed, "fire_time": datetime.fromisoformat(claimed["fire_time"])})
     engine = open_engine(words["db"])  # connects when the job writes in it
     return Run(
         scope=words["scope"],
-        started=Started(claimed, words["nonce"]),
+        started=Started(Claimed.from_json(words["claimed"]), words["nonce"]),
         policy=Policy.from_json(words["policy"]),
         attempts=Attempts(engine),
         now=LedgerClock(Ledger(engine, words["scope"]).read_time).now,

@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import IO, Any
 
 from lockd_scheduler.bounds import ENDS_AS, Bounds, Stop
@@ -85,14 +84,13 @@ def _left(exchange: IO[bytes], start: int) -> dict[str, Any]:
 
 
 def _words(work: Work, exchange: int, reason_from: int) -> dict[str, Any]:
-    claimed = work.started.claimed
     return {
         "path": sys.path,
         **_reference(work),
         "exchange": exchange,
         "reason": reason_from,
         "scope": work.run.scope,
-        "claimed": {**asdict(claimed), "fire_time": claimed.fire_time.isoformat()},
+        "claimed": work.started.claimed.to_json(),
         "nonce": work.started.nonce,
         "policy": work.job.spec.policy.to_json(),
         "db": work.db,
