@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check conformance tla mutations nemesis mixed soak bench pins clean help
+.PHONY: setup demo test check conformance tla mutations nemesis mixed soak hunt bench pins clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,7 +20,7 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup ## the main job on real processes: failover, growing tokens, a refused stale write
 	$(BIN)/lockd demo
 
-test: setup ## every test, with real PostgreSQL and Valkey servers from wheels
+test: setup ## every test, with real PostgreSQL, MariaDB and Valkey servers
 	$(BIN)/python -m pytest tests
 
 check: setup ## ruff, strict mypy, import-linter
@@ -47,10 +47,17 @@ mixed: setup ## fifty clients of all kinds while leaders are killed, for SECONDS
 soak: setup ## the simulated cluster: as many seeds as fit; SECONDS=n (default 60), FIRST=seed
 	$(BIN)/python -m tests.sim --soak $(or $(SECONDS),60) $(if $(FIRST),--first $(FIRST))
 
+hunt: setup ## races of old and new holders in every kind of storage, SECONDS=n for each (default 60)
+	$(BIN)/python -m tests.storage.hunt --seconds $(or $(SECONDS),60) --seeds 0-99999
+
 bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.acquire_release
 	$(BIN)/python -m benchmarks.hand_over
 	$(BIN)/python -m benchmarks.start_lateness
+	$(BIN)/python -m benchmarks.fenced_sql
+	$(BIN)/python -m benchmarks.fenced_redis
+	$(BIN)/python -m benchmarks.fenced_objects
+	$(BIN)/python -m benchmarks.fires
 
 pins: ## rewrite constraints.txt from pyproject.toml (needs uv on the PATH)
 	uv pip compile pyproject.toml --group dev --extra demo --extra redis --extra s3 --extra http --universal --python-version 3.11 \

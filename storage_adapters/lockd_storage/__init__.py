@@ -16,13 +16,16 @@ visible. Refused: what can't be checked in one step with the write (AUTOCOMMIT, 
 commits). Not covered: effects outside the store, such as mail; write those to an outbox table in the
 same transaction.
 
-Start reading at `fencing`, the rule and the port. `memory` is the port's twin for tests, `sqlalchemy`
-the adapter for PostgreSQL and SQLite, `schema` makes the tables.
+Start reading at `fencing`, the rule and the port. `memory` is the port's twin for tests. The adapters:
+`sqlalchemy` (PostgreSQL, MariaDB and MySQL, SQLite; its `guards` make everybody write under a fence),
+`redis`, `s3`, `filesystem`, `http`. `schema` makes the tables, `alembic` puts them and the guards into a
+user's migrations, `upkeep` says what an operator may do, `rejects` what is told of refusals.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from lockd_storage.errors import (
+    MalformedToken,
     NotDurable,
     NotFenceable,
     NotInstalled,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FencePort",
     "HeldLease",
+    "MalformedToken",
     "Mark",
     "NotDurable",
     "NotFenceable",
