@@ -10,20 +10,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Unpack
 
 from sqlalchemy.exc import DBAPIError
 
 import lockd
 from lockd_scheduler.attempts import Attempts
 from lockd_scheduler.clocks import LedgerClock
+from lockd_scheduler.declared import ENGINES
 from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.engines import open_engine
 from lockd_scheduler.errors import BadSchedule, OfficeTaken, SchedulerError
+from lockd_scheduler.figures import Figures
+from lockd_scheduler.handover import JobEngine
+from lockd_scheduler.handover.sending import HandingOver
 from lockd_scheduler.jobs import Job
 from lockd_scheduler.ledger import Ledger
 from lockd_scheduler.officer import Officer
 from lockd_scheduler.offices import FileOffice, LockdOffice, RowOffice
+from lockd_scheduler.outside import Outside, OutsideSettings, OutsideWords
 from lockd_scheduler.ports import Office, Seat
 from lockd_scheduler.service import Service
 from lockd_scheduler.threads import ThreadRunner
@@ -33,6 +39,7 @@ from lockd_storage.schema import upgrade
 logger = logging.getLogger("lockd_scheduler")
 
 LOCK_TTL_SECONDS = 10.0
+NO_ENGINES: Mapping[str, JobEngine] = MappingProxyType({})
 DEFAULT_DB = "sqlite:///lockd-scheduler.db"
 
 
@@ -46,6 +53,7 @@ class Settings:
     lease_ttl: timedelta
     lost_after: timedelta
     threads: int
+    outside: OutsideSettings
 
     @classmethod
     def from_words(
@@ -57,6 +65,7 @@ class Settings:
         lease_ttl: str = "5s",
         lost_after: str = "30s",
         threads: int = 100,
+        **outside: Unpack[OutsideWords],
     ) -> "Settings":
         """Check what a user wrote. Raises BadSchedule."""
         settings = cls(
@@ -66,6 +75,7 @@ class Settings:
             lease_ttl=parse_duration(lease_ttl),
             lost_after=parse_duration(lost_after),
             threads=threads,
+            outside=OutsideSettings.from_words(**outside),
         )
         if settings.lost_after < timedelta(seconds=1):
             raise BadSchedule(f"lost_after {lost_after!r}: at least 1s, heartbeats come five times as often")
@@ -79,11 +89,13 @@ def start_service(
     jobs: Mapping[str, Job[..., Any]],
     settings: Settings,
     loop: asyncio.AbstractEventLoop | None,
+    *,
+    engines: Mapping[str, JobEngine] = NO_ENGINES,
 ) -> Service:
     """Make the tables, start the threads, and return at once: standing by, or with the office.
 
-    Raises BadSchedule, OfficeTaken (alone on a database that another process serves), and
-    SchedulerError if the database can't be opened.
+    Raises BadSchedule, also for an HTTP address that is taken, OfficeTaken (alone on a database that
+    another process serves), and SchedulerError if the database can't be opened.
     """
     seats: list[Seat] = []
 
@@ -96,8 +108,15 @@ def start_service(
         seats.append(_win_alone(office))
         return office
 
-    service = make_service(scope, jobs, settings, loop=loop, open_office=open_office)
+    outside = Outside(settings.outside)
+    try:
+        service = make_service(scope, jobs, settings, loop=loop, engines=engines, open_office=open_office)
+    except BaseException:
+        outside.stop()
+        raise
     service.start(seats[0] if seats else None)
+    outside.start(settings.db, scope, standing=lambda: service.standing, figures=service.figures)
+    service.on_stopped = outside.stop
     return service
 
 
@@ -107,9 +126,13 @@ def make_service(
     settings: Settings,
     *,
     loop: asyncio.AbstractEventLoop | None,
+    engines: Mapping[str, JobEngine] = NO_ENGINES,
     open_office: Callable[[Ledger, str], Office],
 ) -> Service:
     """Put a service together, not started, with the office that `open_office(ledger, holder)` gives."""
+    for name, job in jobs.items():
+        if job.spec.kind in ENGINES and job.spec.kind not in engines:
+            raise BadSchedule(f"job {name!r} runs on {job.spec.kind}, and no cron.hand_over(...) says where")
     need_locks = sorted(name for name, job in jobs.items() if job.spec.policy.lock is not None)
     if need_locks and settings.lockd is None:
         raise BadSchedule(f"job {need_locks[0]!r} takes a lock, which needs --lockd ENDPOINTS")
@@ -127,6 +150,7 @@ def make_service(
         raise
     clock = LedgerClock(ledger.read_time)
     locks = None if settings.lockd is None else lockd.Client(settings.lockd, ttl=LOCK_TTL_SECONDS)
+    figures = Figures()
     worker = Worker(
         scope=scope,
         name=holder,
@@ -136,27 +160,45 @@ def make_service(
         loop=loop,
         abandoned=threading.Event(),
         locks=locks,
+        figures=figures,
     )
     runner = ThreadRunner(worker, limit=settings.threads)
+    handing = HandingOver(
+        runner,
+        scope=scope,
+        jobs=jobs,
+        engines=engines,
+        attempts=worker.attempts,
+        lost_after=settings.lost_after,
+    )
     officer = Officer(
         ledger=ledger,
         office=office,
         specs={name: job.spec for name, job in jobs.items()},
         clock=clock,
-        runner=runner,
+        runner=handing,
         holder=holder,
         lost_after=settings.lost_after,
+        figures=figures,
     )
 
     def close() -> None:
         office.close()
+        handing.close()
         if locks is not None:
             locks.close()
         engine.dispose()
 
     where = engine.url.render_as_string(hide_password=True)
     logger.info("serving scope=%s jobs=%d db=%s lockd=%s", scope, len(jobs), where, settings.lockd or "-")
-    return Service(officer=officer, worker=worker, runner=runner, close=close, lost_after=settings.lost_after)
+    return Service(
+        officer=officer,
+        worker=worker,
+        runner=runner,
+        close=close,
+        lost_after=settings.lost_after,
+        figures=figures,
+    )
 
 
 def _lockd_office(endpoints: str, settings: Settings, ledger: Ledger, holder: str) -> LockdOffice:

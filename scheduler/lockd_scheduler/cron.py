@@ -14,7 +14,9 @@ from lockd_scheduler.app import DEFAULT_DB, Settings, start_service
 from lockd_scheduler.declared import FUNCTION, runner_from_words, runner_of_choice
 from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.errors import BadSchedule, SchedulerError
+from lockd_scheduler.handover import JobEngine
 from lockd_scheduler.jobs import Job, JobChoices, JobSpec, checked_args, checked_name, name_of
+from lockd_scheduler.outside import OFF, OutsideWords
 from lockd_scheduler.policies import Choices, Policy
 from lockd_scheduler.service import Service
 from lockd_scheduler.triggers import (
@@ -45,6 +47,8 @@ class Cron:
         self.name = checked_name(name)
         self._notify = tuple(notify)
         self.jobs: dict[str, Job[..., Any]] = {}
+        self.engines: dict[str, JobEngine] = {}
+        """Where attempts are handed over to: "celery", "dask"."""
 
     def job(
         self,
@@ -74,7 +78,7 @@ class Cron:
         the ledger, like {"runs": 500, "days": 90}. `notify`: which of "failed", "lost", "late" is told
         to the webhook; late is what begins over `alert_if_late` after its time. `runner`: "function" on
         a thread or on the event loop; "process" in an interpreter of its own, which can be killed; or
-        the engine that runs it, "celery" or "dask".
+        the engine that runs it, "celery" or "dask" (see `hand_over`).
 
         Raises BadSchedule that names what is wrong.
         """
@@ -160,15 +164,24 @@ class Cron:
         lease_ttl: str = "5s",
         lost_after: str = "30s",
         threads: int = 100,
+        **outside: Unpack[OutsideWords],
     ) -> bool:
         """Serve until SIGTERM or SIGINT; a second one ends the drain. Call it on the main thread.
 
         `db`: a sqlite:/// file or postgresql:// URL. `lockd`: endpoints of a lockd cluster, to run
-        one active process and others standing by. Returns whether every attempt had ended. Raises
-        SchedulerError, also for a fault that stopped the service.
+        one active process and others standing by. `listen_http`: where the API and the page are, by
+        default 127.0.0.1:7423 if that is free, or "off"; beyond this machine only with an `auth_file` or
+        `insecure`. `webhook`: the URL that notices go to. Returns whether every attempt had ended.
+        Raises SchedulerError, also for a fault that stopped the service.
         """
         settings = Settings.from_words(
-            db=db, lockd=lockd, drain=drain, lease_ttl=lease_ttl, lost_after=lost_after, threads=threads
+            db=db,
+            lockd=lockd,
+            drain=drain,
+            lease_ttl=lease_ttl,
+            lost_after=lost_after,
+            threads=threads,
+            **outside,
         )
         return asyncio.run(self._serve(settings))
 
@@ -182,13 +195,26 @@ class Cron:
         lease_ttl: str = "5s",
         lost_after: str = "30s",
         threads: int = 100,
+        **outside: Unpack[OutsideWords],
     ) -> AsyncIterator[Service]:
-        """Serve beside whatever this event loop does; async jobs run on it. Options as for `serve`."""
+        """Serve beside whatever this event loop does; async jobs run on it. Options as for `serve`.
+
+        Whoever is around it serves HTTP already: here `listen_http` is off unless it is given.
+        """
+        chosen: OutsideWords = {"listen_http": OFF, **outside}
         settings = Settings.from_words(
-            db=db, lockd=lockd, drain=drain, lease_ttl=lease_ttl, lost_after=lost_after, threads=threads
+            db=db,
+            lockd=lockd,
+            drain=drain,
+            lease_ttl=lease_ttl,
+            lost_after=lost_after,
+            threads=threads,
+            **chosen,
         )
         loop = asyncio.get_running_loop()
-        service = await asyncio.to_thread(start_service, self.name, self.jobs, settings, loop)
+        service = await asyncio.to_thread(
+            start_service, self.name, self.jobs, settings, loop, engines=self.engines
+        )
         try:
             yield service
         finally:
@@ -211,6 +237,14 @@ class Cron:
         chosen = self._chosen(choices)
         trigger = AfterTrigger(job if isinstance(job, str) else job.spec.name, on)
         return lambda function: self._add(function, name, lambda _: trigger, chosen, args)
+
+    def hand_over(self, engine: JobEngine) -> None:
+        """Let this engine run the attempts of jobs that name it as their `runner`.
+
+        Say it in the job file, which the engine's workers import too. See `lockd_scheduler.handover`.
+        """
+        engine.attach(self.name, self.jobs)
+        self.engines[engine.name] = engine
 
     def shell(
         self,
@@ -331,7 +365,9 @@ class Cron:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
-        service = await asyncio.to_thread(start_service, self.name, self.jobs, settings, loop)
+        service = await asyncio.to_thread(
+            start_service, self.name, self.jobs, settings, loop, engines=self.engines
+        )
         service.on_ended = lambda: loop.call_soon_threadsafe(ended.set)
         if service.ended.is_set():
             ended.set()

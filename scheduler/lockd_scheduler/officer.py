@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from lockd.errors import Unavailable
 from lockd_scheduler.errors import OfficeLost
+from lockd_scheduler.figures import Figures
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.ledger import Ledger
 from lockd_scheduler.mandates import Claimed, Mandate
@@ -40,6 +41,7 @@ class Officer:
     runner: Runner
     holder: str
     lost_after: timedelta
+    figures: Figures = field(default_factory=Figures)
     wake: Callable[[], None] = lambda: None
     """Called on any thread when the next turn should come at once."""
 
@@ -119,6 +121,7 @@ class Officer:
             self._dispatch(self.ledger.take_over(mandate, keep=self.runner.queued(), now=now))
             self._recheck = False
         batch = self.ledger.claim_due(mandate, now=now)
+        self.figures.claimed(len(batch.claimed), skipped=batch.skipped)
         self._dispatch(batch.claimed)
         self._mark_lost(mandate, now)
         self._prune(mandate, now)

@@ -7,22 +7,20 @@ service that has failed says so and never pretends to run.
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from lockd_scheduler.beating import beat_on
+from lockd_scheduler.figures import Figures
 from lockd_scheduler.officer import Officer
 from lockd_scheduler.ports import Seat
 from lockd_scheduler.tenure import Phase
 from lockd_scheduler.threads import ThreadRunner
-from lockd_scheduler.worker import LEDGER_ERRORS, Worker, first_line
+from lockd_scheduler.web import Standing
+from lockd_scheduler.worker import Worker
 
 logger = logging.getLogger("lockd_scheduler")
 
-HEARTBEATS_PER_LOSS = 5
-"""So many heartbeats fit into the silence after which an attempt counts as lost."""
-ENFORCE_SECONDS = 1.0
-"""How often the ledger is asked whether an attempt is to be cancelled, and time-outs are looked at."""
 STOP_SECONDS = 15.0
 """The longest that a turn of the officer may take to notice that it is to stop."""
 
@@ -38,16 +36,20 @@ class Service:
         runner: ThreadRunner,
         close: Callable[[], None],
         lost_after: timedelta,
+        figures: Figures,
     ) -> None:
         self.failure: Exception | None = None
         self.ended = threading.Event()
         """Set when the service has stopped claiming, told to or by a failure."""
         self.on_ended: Callable[[], object] = lambda: None
+        self.on_stopped: Callable[[], object] = lambda: None
+        """Called when attempts have ended or were left behind, while the ledger is still open."""
+        self.figures = figures
         self._officer = officer
         self._worker = worker
         self._runner = runner
         self._close = close
-        self._heartbeat_seconds = lost_after.total_seconds() / HEARTBEATS_PER_LOSS
+        self._lost_after = lost_after
         self._wake = threading.Event()
         self._is_stopping = False
         self._is_drained = threading.Event()
@@ -61,6 +63,16 @@ class Service:
     def is_active(self) -> bool:
         """Whether this process holds the office, as far as it knows."""
         return self._officer.tenure.phase is Phase.ACTIVE
+
+    @property
+    def standing(self) -> Standing:
+        """How this process stands just now, for the HTTP side."""
+        return Standing(
+            phase=self._officer.tenure.phase.name.lower(),
+            queued=len(self._runner.queued()),
+            underway=len(self._worker.underway),
+            is_stopping=self._is_stopping,
+        )
 
     def start(self, seat: Seat | None = None) -> None:
         """Begin; with a seat that was won already, or standing by."""
@@ -82,6 +94,7 @@ class Service:
         self._is_drained.set()
         self._beating.join(STOP_SECONDS)
         self._runner.close()
+        self.on_stopped()
         self._close()
         return is_idle
 
@@ -114,19 +127,7 @@ class Service:
             self.on_ended()
 
     def _beat_on(self) -> None:
-        is_told = False
-        next_heartbeat = time.monotonic() + self._heartbeat_seconds
-        while not self._is_drained.wait(min(ENFORCE_SECONDS, self._heartbeat_seconds)):
-            try:
-                if time.monotonic() >= next_heartbeat:
-                    self._worker.heartbeat()
-                    next_heartbeat = time.monotonic() + self._heartbeat_seconds
-                self._worker.enforce()
-                is_told = False
-            except LEDGER_ERRORS as error:
-                if not is_told:
-                    logger.warning("heartbeat not written, trying on: %s", first_line(error))
-                    is_told = True
-            except Exception as error:  # noqa: BLE001 - the boundary of this thread
-                self.fail(error)
-                return
+        try:
+            beat_on(self._worker, self._is_drained, lost_after_seconds=self._lost_after.total_seconds())
+        except Exception as error:  # noqa: BLE001 - the boundary of this thread
+            self.fail(error)

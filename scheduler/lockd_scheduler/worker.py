@@ -30,9 +30,10 @@ from lockd_scheduler.attempts import Attempts, Finish, Result, Started
 from lockd_scheduler.bounds import ENDS_AS, AbandonedError, Bounds, Stop
 from lockd_scheduler.capture import Output, OutputWriter
 from lockd_scheduler.errors import AttemptFenced, BadSchedule, RunCancelled, RunTimedOut
+from lockd_scheduler.figures import Figures
 from lockd_scheduler.handle import Run
 from lockd_scheduler.jobs import Job, JobSpec
-from lockd_scheduler.mandates import Claimed
+from lockd_scheduler.mandates import SCHEDULED, Claimed
 from lockd_scheduler.policies import Delivery
 from lockd_scheduler.ports import Clock
 from lockd_scheduler.runners import Outcome, Work, executor_of
@@ -79,6 +80,7 @@ class Worker:
     abandoned: threading.Event
     locks: lockd.Client | None = None
     """Where jobs with a `lock` take it."""
+    figures: Figures = field(default_factory=Figures)
     monotonic: Callable[[], float] = time.monotonic
     underway: dict[int, Underway] = field(default_factory=dict)
     """The attempts between start and finish, by their ids."""
@@ -99,12 +101,13 @@ class Worker:
     def start(self, claims: Sequence[Claimed]) -> list[Started]:
         """Begin these attempts; those that were taken over meanwhile are left out. Raises AbandonedError."""
         nonce = secrets.token_hex(16)
-        jobs = self._until_answered(lambda: self._jobs_of(claims))
+        jobs = self.until_answered(lambda: self._jobs_of(claims))
         wanted = [(claimed, jobs[claimed.job].spec.policy) for claimed in claims if claimed.job in jobs]
-        begun = self._until_answered(
+        begun = self.until_answered(
             lambda: self.attempts.start(wanted, nonce=nonce, worker=self.name, now=self.clock.now())
         )
         for started in begun:
+            self._count_start(started.claimed)
             job = jobs[started.claimed.job]
             timeout = job.spec.policy.timeout
             deadline = None if timeout is None else self.monotonic() + timeout.total_seconds()
@@ -127,10 +130,10 @@ class Worker:
 
     def finish(self, results: Sequence[Result]) -> None:
         """Hand results in; on return the ledger has them. Raises AbandonedError."""
-        finishes = self._until_answered(lambda: self.attempts.finish(results, now=self.clock.now()))
+        finishes = self.until_answered(lambda: self.attempts.finish(results, now=self.clock.now()))
         for result, finish in zip(results, finishes, strict=True):
             self.underway.pop(result.started.claimed.attempt_id, None)
-            _log_end(result, finish)
+            self._note_end(result, finish)
 
     def heartbeat(self) -> None:
         """Tell the ledger what is alive here, and the attempts that it has ended that they are fenced."""
@@ -188,7 +191,16 @@ class Worker:
             for result, finish in zip(
                 results, self.attempts.finish(results, now=self.clock.now()), strict=True
             ):
-                _log_end(result, finish)
+                self._note_end(result, finish)
+
+    def _count_start(self, claimed: Claimed) -> None:
+        if claimed.kind == SCHEDULED and claimed.number == 1:
+            self.figures.started((self.clock.now() - claimed.fire_time).total_seconds())
+
+    def _note_end(self, result: Result, finish: Finish) -> None:
+        _log_end(result, finish)
+        if finish is not Finish.LATE:
+            self.figures.ended(result.started.claimed.job, result.end)
 
     def _jobs_of(self, claims: Sequence[Claimed]) -> dict[str, Job[..., Any]]:
         """The claims' jobs; those that the code doesn't know are the ledger's, and have no function."""
@@ -287,7 +299,8 @@ class Worker:
             except LockdError as error:
                 logger.info("lock %s not given back, its lease runs out by itself: %s", name, error)
 
-    def _until_answered(self, transaction: Callable[[], T]) -> T:
+    def until_answered(self, transaction: Callable[[], T]) -> T:
+        """Ask the ledger until it answers. Raises AbandonedError."""
         pause, is_told = PAUSE_FIRST_SECONDS, False
         while True:
             try:

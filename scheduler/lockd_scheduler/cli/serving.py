@@ -10,6 +10,7 @@ from lockd_scheduler.cli.options import with_db
 from lockd_scheduler.engines import open_engine
 from lockd_scheduler.errors import BadSchedule
 from lockd_scheduler.loading import load_cron
+from lockd_scheduler.outside import DEFAULT_LISTEN, WEBHOOK_VARIABLE
 from lockd_storage.schema import upgrade
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -23,14 +24,22 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 @click.option("--lease-ttl", default="5s", show_default=True, help="After it a dead active one is replaced.")
 @click.option("--lost-after", default="30s", show_default=True, help="An attempt silent so long is lost.")
 @click.option("--threads", default=100, show_default=True, help="Attempts at a time.")
-def serve(jobs: str, db: str, endpoints: str | None, **timings: Any) -> None:
+@click.option(
+    "--listen-http",
+    metavar="HOST:PORT|off",
+    help=f"API and page. [default: {DEFAULT_LISTEN}, if that is free]",
+)
+@click.option("--auth-file", metavar="FILE", help="Users of the API and the page, in TOML.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without users.")
+@click.option("--webhook", metavar="URL", help=f"Where notices go. Or ${WEBHOOK_VARIABLE}.")
+def serve(jobs: str, db: str, endpoints: str | None, **settings: Any) -> None:
     """Serve the jobs of a file (jobs.py) or module until SIGTERM."""
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     cron = load_cron(jobs)
     if not cron.jobs:
         raise BadSchedule(f"{jobs}: the scheduler {cron.name!r} has no jobs")
-    is_idle = cron.serve(db=db, lockd=endpoints, **timings)
+    is_idle = cron.serve(db=db, lockd=endpoints, **settings)
     sys.exit(0 if is_idle else 1)
 
 
