@@ -23,13 +23,16 @@ down_revision = "fence_0002"
 branch_labels = None
 depends_on = None
 
+REFUSE_SIGNATURE = "lockd_fence_refuse(text, text)"
 # The triggers call these: while a table is guarded, DROP FUNCTION and so the downgrade is refused.
 GUARD_SIGNATURES = ("lockd_guard_row()", "lockd_guard_table()", "lockd_fenced(text)")
 
 
 def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
-        _replace_begin(BEGIN)
+        _create(REFUSE)
+        op.execute(f"REVOKE ALL ON FUNCTION {REFUSE_SIGNATURE} FROM PUBLIC")
+        _create(BEGIN)
         for body in (FENCED, GUARD_TABLE, GUARD_ROW):
             op.execute(body)
         op.execute("GRANT EXECUTE ON FUNCTION lockd_fenced(text) TO PUBLIC")
@@ -39,31 +42,97 @@ def downgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
         for signature in GUARD_SIGNATURES:
             op.execute(f"DROP FUNCTION {signature}")
-        _replace_begin(BEGIN_0001)
+        _create(BEGIN_0001.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+        op.execute(f"DROP FUNCTION {REFUSE_SIGNATURE}")
 
 
-def _replace_begin(body: str) -> None:
+def _create(body: str) -> None:
     schema = op.get_bind().scalar(select(func.quote_ident(func.current_schema())))
-    replacing = body.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
-    op.execute(replacing.replace("SCHEMA", str(schema)))
+    op.execute(body.replace("SCHEMA", str(schema)))
 
 
-# A resource with the separator in it is left out, and so opens no guard: it could pass for two.
-MARKER = """
-  v_marker := current_setting('lockd.fenced', true);
-  IF v_marker IS NULL OR NOT starts_with(v_marker, pg_current_xact_id()::text || chr(31)) THEN
-    v_marker := pg_current_xact_id()::text;
-  END IF;
-  IF position(chr(31) IN p_resource) = 0
-    AND position(chr(31) || p_resource || chr(31) IN v_marker || chr(31)) = 0 THEN
-    PERFORM set_config('lockd.fenced', v_marker || chr(31) || p_resource, true);
-  END IF;
-  RETURN v_mark.token;
+# Every fenced transaction pays for this, so it is one query, and has no SET search_path, which would cost
+# more than the comparison. Instead each name is qualified, operators too (keywords such as bigint, interval
+# and greatest are nobody's to replace): whatever search_path a caller has, it means the same.
+# The row is locked before the settings are looked at. A tighter limit stays (SAFETY S5). A resource with
+# the separator in it leaves no marker, and so opens no guard: it could pass for two.
+BEGIN = r"""
+CREATE OR REPLACE FUNCTION lockd_fence_begin(
+  p_resource text, p_fence text, p_idle_ms integer, p_statement_ms integer
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS $lockd$
+DECLARE
+  v_token bigint;
+  v_idle pg_catalog.text;
+  v_statement pg_catalog.text;
+  v_marker pg_catalog.text;
+BEGIN
+  LOOP
+    SELECT held.token,
+      CASE WHEN pg_catalog.current_setting('idle_in_transaction_session_timeout') OPERATOR(pg_catalog.=) '0'
+        OR pg_catalog.date_part('epoch',
+          pg_catalog.current_setting('idle_in_transaction_session_timeout')::interval)
+          OPERATOR(pg_catalog.*) 1000 OPERATOR(pg_catalog.>) p_idle_ms
+      THEN pg_catalog.set_config(
+        'idle_in_transaction_session_timeout', greatest(p_idle_ms, 1)::pg_catalog.text, true) END,
+      CASE WHEN pg_catalog.current_setting('statement_timeout') OPERATOR(pg_catalog.=) '0'
+        OR pg_catalog.date_part('epoch',
+          pg_catalog.current_setting('statement_timeout')::interval)
+          OPERATOR(pg_catalog.*) 1000 OPERATOR(pg_catalog.>) p_statement_ms
+      THEN pg_catalog.set_config('statement_timeout', greatest(p_statement_ms, 1)::pg_catalog.text, true) END,
+      CASE WHEN pg_catalog.strpos(p_resource, E'\x1f') OPERATOR(pg_catalog.>) 0 THEN NULL
+      ELSE pg_catalog.set_config('lockd.fenced', CASE
+        WHEN pg_catalog.starts_with(held.marker, held.xid OPERATOR(pg_catalog.||) E'\x1f') THEN
+          CASE WHEN pg_catalog.strpos(held.marker OPERATOR(pg_catalog.||) E'\x1f',
+            E'\x1f' OPERATOR(pg_catalog.||) p_resource OPERATOR(pg_catalog.||) E'\x1f')
+            OPERATOR(pg_catalog.>) 0 THEN held.marker
+          ELSE held.marker OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) p_resource END
+        ELSE held.xid OPERATOR(pg_catalog.||) E'\x1f' OPERATOR(pg_catalog.||) p_resource END, true) END
+    INTO v_token, v_idle, v_statement, v_marker
+    FROM (
+      SELECT f.token,
+        pg_catalog.current_setting('lockd.fenced', true) AS marker,
+        pg_catalog.pg_current_xact_id()::pg_catalog.text AS xid
+      FROM SCHEMA.lockd_fence f
+      WHERE f.resource OPERATOR(pg_catalog.=) p_resource
+        AND p_fence OPERATOR(pg_catalog.=) pg_catalog.concat_ws('/', f.cluster, f.incarnation, f.token)
+      FOR SHARE
+    ) held;
+    IF FOUND THEN
+      RETURN v_token;
+    END IF;
+    PERFORM SCHEMA.lockd_fence_refuse(p_resource, p_fence);
+  END LOOP;
+END
+$lockd$
 """
 
-BEGIN = BEGIN_0001.replace("  v_limit numeric;\n", "  v_limit numeric;\n  v_marker text;\n").replace(
-    "  RETURN v_mark.token;\n", MARKER.lstrip("\n")
-)
+# Returns only if the mark has become this fence just now, and then holds it.
+REFUSE = """
+CREATE FUNCTION lockd_fence_refuse(p_resource text, p_fence text) RETURNS void
+LANGUAGE plpgsql SET search_path = SCHEMA, pg_temp AS $lockd$
+DECLARE
+  v_mark lockd_fence;
+BEGIN
+  SELECT * INTO v_mark FROM lockd_fence f WHERE f.resource = p_resource FOR SHARE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION USING ERRCODE = 'LF002',
+      MESSAGE = 'lockd: no token is installed for resource ' || coalesce(quote_ident(p_resource), 'NULL');
+  ELSIF p_fence !~ '^[0-9a-f]{32}/[0-9a-f]{8}/[1-9][0-9]{0,15}$' OR p_fence IS NULL THEN
+    RAISE EXCEPTION USING ERRCODE = 'LF006', MESSAGE = 'lockd: not a fence: ' || coalesce(p_fence, 'NULL');
+  ELSIF split_part(p_fence, '/', 1) <> v_mark.cluster THEN
+    RAISE EXCEPTION USING ERRCODE = 'LF003', MESSAGE = 'lockd: resource ' || quote_ident(p_resource)
+      || ' belongs to cluster ' || v_mark.cluster || ', not ' || split_part(p_fence, '/', 1)
+      || ': mark ' || v_mark.token;
+  ELSIF split_part(p_fence, '/', 3)::bigint > v_mark.token THEN
+    RAISE EXCEPTION USING ERRCODE = 'LF002', MESSAGE = 'lockd: token ' || split_part(p_fence, '/', 3)
+      || ' is not installed for resource ' || quote_ident(p_resource) || ': mark ' || v_mark.token;
+  ELSIF p_fence <> v_mark.cluster || '/' || v_mark.incarnation || '/' || v_mark.token THEN
+    RAISE EXCEPTION USING ERRCODE = 'LF001', MESSAGE = 'lockd: stale token ' || split_part(p_fence, '/', 3)
+      || ' for resource ' || quote_ident(p_resource) || ': mark ' || v_mark.token;
+  END IF;
+END
+$lockd$
+"""
 
 # Its body is parsed here and now, so that no search_path of a caller can change what it means.
 FENCED = """
