@@ -171,9 +171,7 @@ def _insert_runs(
 ) -> tuple[list[Claimed], int]:
     specs = {one.row.id: one.spec for one in planned}
     rows = [
-        _run_values(mandate.scope, one.row.id, fire, one.spec, now)
-        for one in planned
-        for fire in one.plan.fires
+        _run_values(mandate, one.row.id, fire, one.spec, now) for one in planned for fire in one.plan.fires
     ]
     columns = (run.c.id, run.c.schedule_id, run.c.fire_time, run.c.state, run.c.attempts)
     # Whoever finds the row there already leaves it alone: that fire has been dealt with (P5).
@@ -195,10 +193,13 @@ def _insert_runs(
     return insert_attempts(connection, mandate, starts, now), skipped
 
 
-def _run_values(scope: str, schedule_id: int, fire: Fire, spec: JobSpec, now: datetime) -> dict[str, Any]:
-    delay = jitter_of(spec.policy, f"{scope}/{spec.name}/{fire.time.isoformat()}")
+def _run_values(
+    mandate: Mandate, schedule_id: int, fire: Fire, spec: JobSpec, now: datetime
+) -> dict[str, Any]:
+    delay = jitter_of(spec.policy, f"{mandate.scope}/{spec.name}/{fire.time.isoformat()}")
     is_run = fire.skipped is None
-    starts_now = is_run and not fire.waits and fire.time + delay <= now
+    # What is not the office starts nothing; the office claims such a run at its next turn.
+    starts_now = is_run and not fire.waits and fire.time + delay <= now and mandate.is_office
     starts_later = is_run and not fire.waits and not starts_now
     return {
         "schedule_id": schedule_id,

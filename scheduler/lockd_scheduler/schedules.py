@@ -26,11 +26,12 @@ def keep_schedules(
     *,
     now: datetime,
     kept_by: str = CODE,
+    by: str | None = None,
 ) -> None:
     """Create, change, park and resume schedules so that those kept by `kept_by` are those of `specs`.
 
-    What an old trigger had due gets its rows before the trigger changes. Raises BadSchedule for a name
-    that somebody else keeps.
+    `by`: who asks for it, where that is not the office. What an old trigger had due gets its rows before
+    the trigger changes. Raises BadSchedule for a name that somebody else keeps.
     """
     rows = {
         row.name: row
@@ -46,7 +47,7 @@ def keep_schedules(
             raise BadSchedule(
                 f"job {name!r} is kept by {rows[name].kept_by or CODE}, and now by {kept_by} too"
             )
-    keeper = _Keeper(connection, mandate, now)
+    keeper = _Keeper(connection, mandate, now, by)
     keeper.create([spec for name, spec in specs.items() if name not in rows], kept_by)
     for name, row in rows.items():
         if name in specs:
@@ -59,11 +60,12 @@ def keep_schedules(
 class _Keeper:
     """Writes the schedules' rows, and gathers their revisions."""
 
-    def __init__(self, connection: Connection, mandate: Mandate, now: datetime) -> None:
+    def __init__(self, connection: Connection, mandate: Mandate, now: datetime, by: str | None) -> None:
         self.revisions: list[Revision] = []
         self._connection = connection
         self._mandate = mandate
         self._now = now
+        self._by = by
 
     def create(self, specs: Sequence[JobSpec], kept_by: str) -> None:
         if not specs:
@@ -87,7 +89,8 @@ class _Keeper:
         )
         ids = {row.name: row.id for row in made}
         self.revisions += [
-            Revision(ids[spec.name], 1, "created", spec.to_json(), self._mandate.token) for spec in specs
+            Revision(ids[spec.name], 1, "created", spec.to_json(), self._mandate.token, self._by)
+            for spec in specs
         ]
 
     def bring_up_to_date(self, row: AnyRow, spec: JobSpec) -> None:
@@ -114,7 +117,7 @@ class _Keeper:
             .where(schedule.c.id == row.id)
             .values(revision=revision, definition=definition, **values)
         )
-        self.revisions.append(Revision(row.id, revision, change, definition, self._mandate.token))
+        self.revisions.append(Revision(row.id, revision, change, definition, self._mandate.token, self._by))
 
 
 def _after(spec: JobSpec) -> dict[str, str | None]:

@@ -7,8 +7,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from lockd.errors import LockdError, Unavailable
-from lockd_scheduler.cli import asking, looking, serving
+from lockd_scheduler.cli import asking, declaring, looking, serving
 from lockd_scheduler.worker import first_line
+from lockd_scheduler.written import BadFile
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,7 +17,7 @@ def commands() -> None:
     """Run each scheduled job once, and keep a ledger of every fire."""
 
 
-for command in (*serving.COMMANDS, *looking.COMMANDS, *asking.COMMANDS):
+for command in (*serving.COMMANDS, *looking.COMMANDS, *asking.COMMANDS, *declaring.COMMANDS):
     commands.add_command(command)
 
 
@@ -31,6 +32,8 @@ def main() -> None:
         sys.exit(2)
     except Unavailable as error:
         _fail(first_line(error), 3)
+    except BadFile as error:
+        _fail("\nError: ".join(str(mistake) for mistake in error.mistakes), 2)
     except LockdError as error:
         _fail(first_line(error), 2)
     except (OperationalError, InterfaceError, PoolTimeout) as error:
