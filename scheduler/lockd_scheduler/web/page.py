@@ -90,6 +90,7 @@ class Page:
             Route("/backfill/cancel", self._acted(self._cancel_backfill), methods=["POST"]),
             _file_route("/page.css", "text/css; charset=utf-8"),
             _file_route("/page.js", "text/javascript; charset=utf-8"),
+            _file_route("/icon.svg", "image/svg+xml"),
         ]
 
     async def tell_problem(self, request: Request, error: Exception) -> Response:
