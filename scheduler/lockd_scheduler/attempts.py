@@ -180,7 +180,7 @@ class Attempts:
         """
 
         held = _HeldAttempt(started, idle)
-        with Session(self.engine) as session, FencedBlock(session, held).around():
+        with Session(self.engine) as session, FencedBlock(session, held):
             session.connection()
             yield session
             session.flush()

@@ -44,6 +44,8 @@ def _prune_one(connection: Connection, schedule_id: int, keep: Keep, now: dateti
         newest = connection.scalar(select(func.max(run.c.id)).where(run.c.schedule_id == schedule_id))
         old = ended.where(run.c.fire_time < now - timedelta(days=keep.days), run.c.id != newest)
         gone += connection.execute(old.limit(RUNS_AT_ONCE_MAX)).all()
+    newest_ids = _newest_ids(connection)
+    gone = [row for row in gone if row.id not in newest_ids]
     if not gone:
         return
     ids = [row.id for row in gone]
@@ -56,3 +58,12 @@ def _prune_one(connection: Connection, schedule_id: int, keep: Keep, now: dateti
     connection.execute(
         update(schedule).where(schedule.c.id == schedule_id, is_further).values(pruned_until=until)
     )
+
+
+def _newest_ids(connection: Connection) -> set[int | None]:
+    """The runs with the highest ids: SQLite would give those out again, and a stale worker may know them."""
+    newest_attempt = select(func.max(attempt.c.id)).scalar_subquery()
+    return {
+        connection.scalar(select(func.max(run.c.id))),
+        connection.scalar(select(attempt.c.run_id).where(attempt.c.id == newest_attempt)),
+    }

@@ -4,11 +4,15 @@
 nothing: its seat is not lost as far as it can see.
 """
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from lockd_scheduler import Run, engines
+from lockd_scheduler.asking import Asking
+from lockd_scheduler.attempts import Finish
 from lockd_scheduler.ledger import Ledger, guard_office
 from lockd_scheduler.mandates import Mandate
 from lockd_scheduler.runs import State
@@ -196,3 +200,47 @@ def test_s5_paused_inside_the_claim_transaction(
         paused.invalidate()
     assert ledger.last_token() == 2
     engine.dispose()
+
+
+def test_r3_a_late_result_of_an_attempt_that_was_forgotten_moves_nothing(world: World) -> None:
+    """R3: its run was lost and pruned meanwhile; its id is nobody else's, and its worker is told "late"."""
+
+    @world.cron.every("1m", name="short", overlap="allow", keep={"runs": 1})
+    def short() -> None: ...
+
+    stale = world.process().elected(1)
+    stale.turn()
+    results = [stale.worker.carry(one) for one in stale.worker.start([stale.pop()])]
+    for token in (2, 3):
+        world.clock.turn(MINUTE)
+        healthy = world.process().elected(token)
+        healthy.turn()
+        healthy.run_all()
+        healthy.turn()
+        world.clock.turn(MINUTE)
+        healthy.turn()
+    forgotten = results[0].started.claimed
+    assert forgotten.run_id not in {row.id for row in world.runs()}
+    before = world.attempts()
+    assert stale.worker.attempts.finish(results, now=world.clock.now()) == [Finish.LATE]
+    assert world.attempts() == before
+
+
+def test_ids_of_forgotten_runs_are_not_given_out_again(world: World) -> None:
+    """R3: a stale worker knows its attempts by them."""
+
+    seen: list[int] = []
+
+    @world.cron.every("1m", name="short", overlap="allow", keep={"runs": 1})
+    def short(run: Run) -> None:
+        seen.append(run.id)
+
+    process = world.process().elected(1)
+    process.turn()
+    Asking(world.engine, "ops").backfill("short", start=NOON - 3 * MINUTE, end=NOON, now=NOON)
+    for _ in range(12):
+        process.run_all()
+        world.clock.turn(timedelta(seconds=11))  # the past is forgotten every ten seconds
+        process.turn()
+    assert len(seen) >= 6
+    assert len(seen) == len(set(seen))
