@@ -9,7 +9,7 @@ from pathlib import Path
 from lockd_scheduler.outputs import OutputRow, read_output
 from tests.scheduler.harness import Process, World
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 
 
 @contextmanager

@@ -31,10 +31,14 @@ class CeleryEngine:
 
     def __init__(self, app: Celery, *, db: str | None = None, queue: str | None = None) -> None:
         """`db`: the ledger's URL as workers reach it, else LOCKD_SCHEDULER_DB there. `queue`: the task's."""
-        self._sites = Sites(db)
+        self._sites = sites = Sites(db)
         self._queue = queue
+
+        def carry(message: Message) -> str:
+            return sites.carry(message)
+
         self._task = app.task(
-            self._sites.carry,
+            carry,
             name=TASK_NAME,
             max_retries=0,
             acks_late=False,
