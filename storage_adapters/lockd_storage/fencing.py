@@ -124,6 +124,7 @@ def resource_of(lease: HeldLease, resource: str | None) -> str:
     return usable_resource(lease.lock if resource is None else resource)
 
 
+@lru_cache(maxsize=1024)
 def usable_resource(name: str) -> str:
     """The name, if a resource may have it. Raises ValueError."""
     if not name or "\0" in name or len(name.encode()) > RESOURCE_BYTES_MAX:

@@ -10,9 +10,10 @@ that came as text, which could end the transaction behind SQLAlchemy's back.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Dialect, Engine, RootTransaction, Transaction, event
@@ -21,6 +22,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from lockd_storage.errors import NotFenceable
+
+TargetT = TypeVar("TargetT", bound=Session | Connection)
 
 SECOND_BIND = "a fenced session may use one database: commits in two can't be one step"
 ANOTHER_BLOCK = "this is inside a fenced() block already: give one block all of the leases"
@@ -66,7 +69,7 @@ class Condition(Protocol):
         ...
 
 
-class FencedBlock:
+class FencedBlock(Generic[TargetT]):
     """One `with fenced(...)`: its target, and the transaction that was checked last.
 
     A transaction is identified by SQLAlchemy's root Transaction object. It is checked when it begins,
@@ -74,7 +77,7 @@ class FencedBlock:
     was refused stays refused, also when the caller swallows the error.
     """
 
-    def __init__(self, target: Session | Connection, condition: Condition) -> None:
+    def __init__(self, target: TargetT, condition: Condition) -> None:
         self._target = target
         self._condition = condition
         self._checked: Transaction | None = None
@@ -82,27 +85,20 @@ class FencedBlock:
         self._connection: Connection | None = None
         self._listeners: list[tuple[Connection, str, Callable[..., None]]] = []
 
-    @contextmanager
-    def around(self) -> Iterator[None]:
-        """Check what the target begins, commit at the end, roll back and explain on an error."""
-        self.enter()
-        try:
-            yield
-        except BaseException as error:
-            self.leave(error)
-            raise
-        self.leave(None)
-
-    def enter(self) -> None:
+    def __enter__(self) -> TargetT:
         """Begin to watch. Raises NotFenceable for a target that has begun already, or is watched."""
-        _refuse_open_transaction(self._target)
-        if self._target in _BLOCKS:
+        target = self._target
+        _refuse_open_transaction(target)
+        if target in _BLOCKS:
             raise NotFenceable(ANOTHER_BLOCK)
-        _BLOCKS[self._target] = self
-        if isinstance(self._target, Connection):
-            self._watch_begin(self._target)
+        _BLOCKS[target] = self
+        if isinstance(target, Connection):
+            self._watch_begin(target)
+        return target
 
-    def leave(self, error: BaseException | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Commit, or roll back because of `error`, and watch no longer.
 
         Raises what the commit raised, or what an error means for the fence; returns if it means nothing.
@@ -114,7 +110,8 @@ class FencedBlock:
                 self._roll_back(error)
         finally:
             self._condition.left()
-            self._stop_listening()
+            if self._listeners:
+                self._stop_listening()
             del _BLOCKS[self._target]
             _CONNECTIONS.pop(self._connection, None)
             if isinstance(self._target, Connection):
@@ -176,7 +173,7 @@ class FencedBlock:
         if transaction.nested:
             return
         second_bind, self._root = transaction is self._root, transaction
-        if not second_bind:
+        if self._listeners and not second_bind:
             self._stop_listening()
         _, _, is_own, _ = transaction._connections[connection]  # noqa: SLF001  nothing public tells
         if not is_own or connection.in_nested_transaction():
@@ -192,12 +189,13 @@ class FencedBlock:
     def _admit(self, connection: Connection) -> None:
         """Check a transaction that has just begun, and has sent nothing yet."""
         self._watch_text(connection)
+        transaction = connection.get_transaction()
         try:
-            _refuse_unheld(connection)
+            _refuse_unheld(connection, transaction)
             self._condition.open(connection)
         except BaseException as error:  # noqa: BLE001  it is raised again, now and later
             self._refuse(connection, error)
-        self._checked = connection.get_transaction()
+        self._checked = transaction
         if self._condition.watches_end:
             self._listen(connection, "commit", self._commit_comes)
             self._listen(connection, "rollback", self._rollback_comes)
@@ -241,8 +239,8 @@ class FencedBlock:
         self._listeners.clear()
 
 
-_BLOCKS: dict[Session | Connection, FencedBlock] = {}
-_CONNECTIONS: dict[Connection | None, FencedBlock] = {}
+_BLOCKS: dict[Session | Connection, FencedBlock[Any]] = {}
+_CONNECTIONS: dict[Connection | None, FencedBlock[Any]] = {}
 _DIALECTS: WeakSet[Dialect] = WeakSet()
 
 
@@ -272,9 +270,9 @@ def _refuse_open_transaction(target: Session | Connection) -> None:
         raise NotFenceable(OPEN_BEFORE)
 
 
-def _refuse_unheld(connection: Connection) -> None:
+def _refuse_unheld(connection: Connection, transaction: Transaction | None) -> None:
     """Refuse a connection whose transaction would not hold the mark until its commit."""
-    if isinstance(connection.get_transaction(), TwoPhaseTransaction):
+    if isinstance(transaction, TwoPhaseTransaction):
         raise NotFenceable("a prepared transaction outlives every bound: two-phase commits can't be fenced")
     autocommit = getattr(connection.connection.dbapi_connection, "autocommit", False)
     if autocommit is True or connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":

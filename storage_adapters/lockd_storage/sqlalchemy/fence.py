@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
+from lockd.errors import LockdError
 from lockd_storage.errors import NotFenceable
 from lockd_storage.fencing import (
     INSTALL_SECONDS,
@@ -25,8 +26,8 @@ from lockd_storage.fencing import (
     resource_of,
     writing_fence,
 )
-from lockd_storage.rejects import told
-from lockd_storage.sqlalchemy.block import FencedBlock
+from lockd_storage.rejects import tell, told
+from lockd_storage.sqlalchemy.block import FencedBlock, TargetT
 from lockd_storage.sqlalchemy.held import HeldMarks
 from lockd_storage.sqlalchemy.marks import Access, Check, Grant, MarkStore, read_mark
 from lockd_storage.sqlalchemy.postgresql import PostgresMarks
@@ -47,7 +48,6 @@ STORES: dict[str, Callable[[], MarkStore]] = {
     "sqlite": SqliteMarks,
 }
 
-TargetT = TypeVar("TargetT", bound=Session | Connection)
 AsyncTargetT = TypeVar("AsyncTargetT", bound=AsyncSession | AsyncConnection)
 
 
@@ -93,8 +93,11 @@ class FencedDatabase:
     def _grant(self, lease: HeldLease, resource: str | None, access: Access) -> Grant:
         name = resource_of(lease, resource)
         allowed = writing_fence if access == "write" else presented_fence
-        with told(self._store.adapter, name):
+        try:
             return Grant(lease, name, allowed(lease, resource=name, cluster=self._cluster))
+        except LockdError as refusal:
+            tell(refusal, adapter=self._store.adapter, resource=name)
+            raise
 
 
 class SqlFence(FencedDatabase):
@@ -245,7 +248,7 @@ def fenced(
         statement_timeout=statement_timeout,
     )
     if isinstance(target, Session | Connection):
-        return _Fenced(target, FencedBlock(target, condition))
+        return FencedBlock(target, condition)
     if isinstance(target, AsyncSession):
         return _AsyncFenced(target, FencedBlock(target.sync_session, condition))
     if isinstance(target, AsyncConnection):
@@ -258,31 +261,16 @@ def fenced(
     )
 
 
-class _Fenced(Generic[TargetT]):
-    def __init__(self, target: TargetT, block: FencedBlock) -> None:
-        self._target = target
-        self._block = block
-
-    def __enter__(self) -> TargetT:
-        self._block.enter()
-        return self._target
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._block.leave(error)
-
-
 class _AsyncFenced(Generic[AsyncTargetT]):
-    def __init__(self, target: AsyncTargetT, block: FencedBlock) -> None:
+    def __init__(self, target: AsyncTargetT, block: FencedBlock[Any]) -> None:
         self._target = target
         self._block = block
 
     async def __aenter__(self) -> AsyncTargetT:
-        self._block.enter()
+        self._block.__enter__()
         return self._target
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await greenlet_spawn(self._block.leave, error)
+        await greenlet_spawn(self._block.__exit__, kind, error, trace)

@@ -1,6 +1,7 @@
 """What holds of a fenced transaction: its leases' tokens are the marks, and stay so until it has ended."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -46,8 +47,8 @@ class HeldMarks:
         statement_timeout: float | None,
     ) -> None:
         self._store = store
-        self._grants = sorted(grants, key=lambda grant: grant.resource)  # one order, so no deadlock
-        self._resources = frozenset(grant.resource for grant in grants)
+        self._grants = sorted(grants, key=attrgetter("resource"))  # one order, so no deadlock
+        self._resources = frozenset([grant.resource for grant in grants])
         self._compare = store.begin if access == "write" else store.read
         self._late = check == "late"
         self._reads = access == "read"
@@ -58,13 +59,13 @@ class HeldMarks:
 
     def open(self, connection: Connection) -> None:
         """See `Condition.open`."""
-        for grant in self._grants:
-            if grant.lease.remaining() <= 0:
-                self._refuse_ended(connection, grant)
+        remaining = self._remaining()
+        if remaining <= 0:
+            self._refuse_ended(connection)
         if self._late:
-            self._store.bound(connection, self._bounds())
+            self._store.bound(connection, self._bounds(remaining))
         else:
-            self._hold(connection)
+            self._hold(connection, remaining)
         if self._reads:
             self._store.forbid_writes(connection)
         else:
@@ -74,7 +75,7 @@ class HeldMarks:
     def close(self, connection: Connection) -> None:
         """See `Condition.close`."""
         if self._late:
-            self._hold(connection)
+            self._hold(connection, self._remaining())
 
     def ended(self, connection: Connection) -> None:
         """See `Condition.ended`."""
@@ -133,8 +134,10 @@ class HeldMarks:
             pass  # the database is still out of reach: its first error is all that is known
         return None
 
-    def _bounds(self) -> Bounds:
-        remaining = min(grant.lease.remaining() for grant in self._grants)
+    def _remaining(self) -> float:
+        return min([grant.lease.remaining() for grant in self._grants])
+
+    def _bounds(self, remaining: float) -> Bounds:
         idle = max(remaining, LATE_IDLE_SECONDS) if self._late else remaining
         return Bounds(
             idle_ms=milliseconds(idle if self._idle_timeout is None else self._idle_timeout),
@@ -143,18 +146,24 @@ class HeldMarks:
             ),
         )
 
-    def _hold(self, connection: Connection) -> None:
-        bounds = self._bounds()
+    def _hold(self, connection: Connection, remaining: float) -> None:
+        bounds = self._bounds(remaining)
         for grant in self._grants:
-            with told(self._store.adapter, grant.resource):
+            try:
                 self._compare(connection, grant, bounds)
+            except LockdError as refusal:
+                tell(refusal, adapter=self._store.adapter, resource=grant.resource)
+                raise
         if not self._reads:
             info, fenced = connection.info, (connection.get_transaction(), self._resources)
             info[FENCED], self._info = fenced, (info, fenced)
 
-    def _refuse_ended(self, connection: Connection, grant: Grant) -> None:
+    def _refuse_ended(self, connection: Connection) -> None:
         # Nothing begins after the deadline (SAFETY S3). If someone newer is there, say who: read
         # without a lock, so that ended leases can't keep the new holder waiting.
-        with told(self._store.adapter, grant.resource):
-            judge_write(read_mark(connection, grant.resource), resource=grant.resource, fence=grant.fence)
-            check_deadline(grant.lease)
+        for grant in self._grants:
+            if grant.lease.remaining() <= 0:
+                with told(self._store.adapter, grant.resource):
+                    mark = read_mark(connection, grant.resource)
+                    judge_write(mark, resource=grant.resource, fence=grant.fence)
+                    check_deadline(grant.lease)

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from sqlalchemy import Connection, Engine, func, insert, update
 from sqlalchemy.exc import DBAPIError
@@ -77,11 +77,16 @@ def _compare(connection: Connection, grant: Grant) -> None:
         if _is_missing_table(error):
             raise no_store(grant.resource, error) from error
         raise
-    mark = None
-    if row is not None:
-        fence = Fence(ClusterId(row[1]), Incarnation(row[2]), FencingToken(row[3]))
-        mark = Mark(grant.resource, row[0], fence)
-    judge_write(mark, resource=grant.resource, fence=grant.fence)
+    fence = grant.fence
+    if row is None or row[1:] != (fence.cluster, fence.incarnation, fence.token):
+        judge_write(_mark(grant.resource, row), resource=grant.resource, fence=fence)
+
+
+def _mark(resource: str, row: Any) -> Mark | None:
+    if row is None:
+        return None
+    fence = Fence(ClusterId(row[1]), Incarnation(row[2]), FencingToken(row[3]))
+    return Mark(resource, row[0], fence)
 
 
 def _install(connection: Connection, grant: Grant) -> Mark:
