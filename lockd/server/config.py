@@ -17,7 +17,10 @@ from lockd.ids import NODE_ID_MAX, NodeId, ascii_int
 ENV_PREFIX = "LOCKD_"
 _OTHER_VARIABLES = frozenset(
     f"LOCKD_{name}"
-    for name in ("CONFIG", "ENDPOINTS", "USER", "PASSWORD", "LOCK", "TOKEN", "FENCE", "TTL_MS", "PG_BIN")
+    for name in (
+        *("CONFIG", "ENDPOINTS", "USER", "PASSWORD", "LOCK", "TOKEN", "FENCE", "TTL_MS", "MODE"),
+        *("DB", "SCHEDULER_DB", "PG_BIN"),
+    )
 )
 
 

@@ -30,6 +30,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
 
 def test_unknown_variables_warn_and_known_others_do_not() -> None:
     environ = {"LOCKD_SERVICE_HOST": "10.0.0.1", "LOCKD_ENDPOINTS": "a:1", "LOCKD_TOKEN": "7", "PATH": "/bin"}
+    environ |= {"LOCKD_DB": "sqlite://", "LOCKD_MODE": "exclusive"}
     _, warnings = load({}, environ)
     assert len(warnings) == 1
     assert "LOCKD_SERVICE_HOST" in warnings[0]

@@ -82,10 +82,16 @@ class MariadbServer:
         self._numbers = count(1)
 
     @contextmanager
-    def fresh_database(self) -> Iterator[str]:
-        """The SQLAlchemy URL of an empty database; whoever is still in it is ended afterwards."""
+    def fresh_database(self, template: str | None = None) -> Iterator[str]:
+        """The SQLAlchemy URL of an empty database, or of a copy of another's tables with their rows.
+
+        It is dropped afterwards, and whoever is still in it is ended.
+        """
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
+        for (table,) in self.execute(f"SHOW TABLES FROM {template}") if template else ():
+            self.execute(f"CREATE TABLE {name}.{table} LIKE {template}.{table}")
+            self.execute(f"INSERT INTO {name}.{table} SELECT * FROM {template}.{table}")
         try:
             yield f"mysql+pymysql://root@127.0.0.1:{self.port}/{name}"
         finally:

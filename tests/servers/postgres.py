@@ -44,10 +44,13 @@ class PostgresServer:
         self._numbers = count(1)
 
     @contextmanager
-    def fresh_database(self) -> Iterator[str]:
-        """The SQLAlchemy URL of an empty database, dropped afterwards with whoever is still in it."""
+    def fresh_database(self, template: str = "template1") -> Iterator[str]:
+        """The SQLAlchemy URL of an empty database, or of a copy of one that nobody uses.
+
+        It is dropped afterwards, with whoever is still in it.
+        """
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name} STRATEGY file_copy")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         try:
             yield f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
         finally:

@@ -1,35 +1,84 @@
 """The stores as fixtures; `store` is each of them in turn."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from tests.servers.mariadb import MariadbServer
 from tests.servers.moto import S3Server, running_moto
+from tests.servers.postgres import PostgresServer
 from tests.servers.seaweed import running_seaweed
 from tests.servers.valkey import Program, ValkeyServer, running_valkey
 from tests.storage.http_store import HttpStore, Sites, running_sites, store_behind_http
 from tests.storage.redis_stores import RedisStore, async_redis_store, redis_store
 from tests.storage.s3_stores import S3Store
-from tests.storage.stores import FileStore, MemoryStore, SqlStore, Store, sql_store, sqlite_url
+from tests.storage.stores import FileStore, MemoryStore, SqlStore, Store, opened_store, sql_store, sqlite_url
+
+# Migrating a database takes ten times as long as most tests do in it: each gets a copy.
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of a migrated database with an empty journal, to copy."""
+    with postgres_server.fresh_database() as url:
+        with sql_store(url):
+            pass
+        yield str(sa.make_url(url).database)
 
 
 @pytest.fixture
-def postgres_store(postgres_url: str) -> Iterator[SqlStore]:
-    with sql_store(postgres_url) as store:
+def postgres_store_url(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+    with postgres_server.fresh_database(postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_store(postgres_store_url: str) -> Iterator[SqlStore]:
+    with opened_store(postgres_store_url) as store:
         yield store
 
 
+@pytest.fixture(scope="session")
+def mariadb_template(mariadb_server: MariadbServer) -> Iterator[str]:
+    with mariadb_server.fresh_database() as url:
+        with sql_store(url):
+            pass
+        yield str(sa.make_url(url).database)
+
+
 @pytest.fixture
-def mariadb_store(mariadb_url: str) -> Iterator[SqlStore]:
-    with sql_store(mariadb_url) as store:
+def mariadb_store_url(mariadb_server: MariadbServer, mariadb_template: str) -> Iterator[str]:
+    with mariadb_server.fresh_database(mariadb_template) as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_store(mariadb_store_url: str) -> Iterator[SqlStore]:
+    with opened_store(mariadb_store_url) as store:
         yield store
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sqlite")
+    with sql_store(sqlite_url(folder)) as store:
+        return Path(str(store.engine.url.database))
+
+
 @pytest.fixture
-def sqlite_store(tmp_path: Path) -> Iterator[SqlStore]:
-    with sql_store(sqlite_url(tmp_path)) as store:
+def sqlite_store_url(tmp_path: Path, sqlite_template: Path) -> str:
+    url = sqlite_url(tmp_path)
+    shutil.copyfile(sqlite_template, str(sa.make_url(url).database))
+    return url
+
+
+@pytest.fixture
+def sqlite_store(sqlite_store_url: str) -> Iterator[SqlStore]:
+    with opened_store(sqlite_store_url) as store:
         yield store
 
 

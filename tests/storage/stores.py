@@ -101,11 +101,18 @@ class FileStore:
 
 @contextmanager
 def sql_store(url: str, **engine_options: Any) -> Iterator[SqlStore]:
-    """A migrated database with an empty journal."""
+    """A database that is migrated here, with an empty journal."""
+    with opened_store(url, **engine_options) as store:
+        upgrade(store.engine)
+        metadata.create_all(store.engine)
+        yield store
+
+
+@contextmanager
+def opened_store(url: str, **engine_options: Any) -> Iterator[SqlStore]:
+    """A database that has been migrated, such as a copy of one."""
     engine = sa.create_engine(url, **engine_options)
     try:
-        upgrade(engine)
-        metadata.create_all(engine)
         yield SqlStore(engine, SqlFence(engine))
     finally:
         engine.dispose()

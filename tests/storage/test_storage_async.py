@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from lockd.client.decorator import lock_calls
 from lockd.errors import LeaseLost, OutcomeUnknown, StaleToken, Unavailable
 from lockd_storage import NotFenceable, NotInstalled, WrongMode, fenced
-from lockd_storage.schema import upgrade
 from lockd_storage.sqlalchemy import AsyncSqlFence, SqlFence
 from tests.servers.proxy import LossyProxy, lossy_proxy
 from tests.storage.leases import GivenLease
-from tests.storage.stores import journal, metadata
+from tests.storage.stores import journal
 
 POSTGRES_DRIVERS = ("asyncpg", "psycopg_async")
 INSERT_33 = journal.insert().values(token=33)
@@ -30,28 +28,19 @@ POSTGRES_PARAMS = [pytest.param(name, marks=pytest.mark.postgres) for name in PO
 
 
 @pytest.fixture(params=["aiosqlite", pytest.param("asyncmy", marks=pytest.mark.mariadb), *POSTGRES_PARAMS])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> sa.URL:
+def url(request: pytest.FixtureRequest) -> sa.URL:
     """A database with the fence store and an empty journal, for an asyncio driver."""
-    if request.param == "aiosqlite":
-        return made_ready(f"sqlite:///{tmp_path / 'data.db'}").set(drivername="sqlite+aiosqlite")
-    if request.param == "asyncmy":
-        return made_ready(request.getfixturevalue("mariadb_url")).set(drivername="mysql+asyncmy")
-    plain = made_ready(request.getfixturevalue("postgres_url"))
-    return plain.set(drivername=f"postgresql+{request.param}")
+    store, dialect = {"aiosqlite": ("sqlite", "sqlite"), "asyncmy": ("mariadb", "mysql")}.get(
+        request.param, ("postgres", "postgresql")
+    )
+    plain = sa.make_url(request.getfixturevalue(f"{store}_store_url"))
+    return plain.set(drivername=f"{dialect}+{request.param}")
 
 
 @pytest.fixture(params=POSTGRES_PARAMS)
-def postgres(request: pytest.FixtureRequest, postgres_url: str) -> sa.URL:
+def postgres(request: pytest.FixtureRequest, postgres_store_url: str) -> sa.URL:
     """The same, where there is a server."""
-    return made_ready(postgres_url).set(drivername=f"postgresql+{request.param}")
-
-
-def made_ready(url: str) -> sa.URL:
-    engine = sa.create_engine(url)
-    upgrade(engine)
-    metadata.create_all(engine)
-    engine.dispose()
-    return engine.url
+    return sa.make_url(postgres_store_url).set(drivername=f"postgresql+{request.param}")
 
 
 @pytest.fixture
