@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, or_, select, update
@@ -52,6 +52,15 @@ def settle_fires(connection: Connection, mandate: Mandate, schedule_id: int, *, 
     """Give what is due of one schedule its rows, before its trigger is changed (SAFETY P5)."""
     while due := _due_schedules(connection, mandate.scope, now, schedule_id):
         _claim_fires(connection, mandate, due, now)
+    left = select(*_DUE_COLUMNS).where(schedule.c.id == schedule_id, schedule.c.next_fire_at <= now)
+    # What is due and was not claimed is paused: it fell into the pause, which goes on.
+    for row in connection.execute(left.where(schedule.c.parked_at.is_(None))).all():
+        spec = JobSpec.from_json(row.name, row.definition)
+        end = now + timedelta.resolution
+        skipped = plan(
+            spec.trigger, spec.policy, next_fire_at=row.next_fire_at, now=now, running=False, paused_until=end
+        )
+        _insert_runs(connection, mandate, [_Planned(row, spec, skipped)], now)
 
 
 def _what_waits(connection: Connection, scope: str) -> AnyRow:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from lockd_scheduler import BadSchedule, Run, SchedulerError
+from lockd_scheduler import BadSchedule, Cron, Run, SchedulerError
 from lockd_scheduler.asking import Asking
 from lockd_scheduler.runs import State
 from lockd_scheduler.tables import backfill, schedule_revision
@@ -39,6 +39,25 @@ def process(world: World, seen: list[tuple[Run, str]]) -> Process:
     process.run_all()
     seen.clear()
     return process
+
+
+def test_p5_a_trigger_that_is_changed_during_a_pause_leaves_rows_for_what_fell_into_it(world: World) -> None:
+    """P5: the pause goes on under the new trigger, and the old one's fires have their row."""
+
+    @world.cron.every("1m", name="tick")
+    def tick() -> None: ...
+
+    world.process().elected(1).turn()
+    asking = Asking(world.engine, "ops")
+    asking.pause("tick", note="holidays", now=world.clock.now())
+    world.clock.turn(3 * MINUTE)
+    changed = Cron("ops")
+    changed.every("7m", name="tick")(lambda: None)
+    world.process(changed).elected(2).turn()
+    assert world.states() == ["claimed", "skipped:paused"]
+    assert (world.runs()[1].fire_time, world.runs()[1].skipped_until) > (NOON, NOON + 3 * MINUTE)
+    [row] = world.schedules()
+    assert (row.pause_note, row.paused_at) == ("holidays", NOON)
 
 
 def changes(world: World) -> list[tuple[str, str | None, str | None]]:

@@ -39,12 +39,12 @@ class Steps:
     left: int
     """Steps until the fault; under zero: it stays well."""
     fault: Fault
-    sleep: Callable[[], None]
-    """What the others do while it sleeps."""
     met: Callable[[str], None]
     """Told of the place when the fault happens."""
     aim: str | None = None
     """The transaction whose steps alone are counted."""
+    sleep: Callable[[], None] = lambda: None
+    """What the others do while it sleeps."""
     doing: str = "job"
     """The transaction that it is in, for the report."""
 

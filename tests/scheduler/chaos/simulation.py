@@ -62,6 +62,7 @@ class Actor:
     engine: Engine
     process: Process = field(init=False)
     is_dead: bool = False
+    is_asleep: bool = False
     started: list[Started] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
@@ -132,7 +133,6 @@ class Simulation:
         self.backfills: list[int] = []
         self._actors: list[Actor] = []
         self._asking = Asking(engine, "ops")
-        self._depth = 0
 
     def run(self) -> Self:
         """Play it to its end; the ledger is at rest on return."""
@@ -162,8 +162,9 @@ class Simulation:
         fault = self.random.choice([Fault.KILL] * 3 + [Fault.SLEEP, Fault.BREAK])
         aim = self.random.choice(TRANSACTIONS) if self.random.random() < AIMED else None
         left = -1 if is_well else self.random.randint(1, STEPS_MAX if aim is None else AIMED_STEPS_MAX)
-        steps = Steps(left, fault, self._meanwhile, self._met, aim=aim)
+        steps = Steps(left, fault, self._met, aim=aim)
         actor = Actor(f"process-{token}", steps, engine)
+        steps.sleep = lambda: self._meanwhile(actor)
         cron = make_cron(self.names, actor, self.witness, version=token)
         actor.process = Process.make(
             ledger=_named(Ledger(engine, "ops"), steps),
@@ -182,25 +183,25 @@ class Simulation:
     def _met(self, place: str) -> None:
         self.places[place] += 1
 
-    def _meanwhile(self) -> None:
-        """While one process sleeps: the next is elected, and goes on for a while."""
-        self._depth += 1
-        if self._depth == 1:
+    def _meanwhile(self, sleeper: Actor) -> None:
+        """While one process sleeps: the next is elected, and goes on for a while. One sleeps at a time."""
+        sleeper.is_asleep = True
+        if sum(actor.is_asleep for actor in self._actors) == 1:
             self.clock.turn(timedelta(seconds=self.random.choice([1, 5, 12, 40])))
             active = self._new_actor()
             for _ in range(self.random.randint(3, 20)):
                 active = self._act(active)
-        self._depth -= 1
+        sleeper.is_asleep = False
 
     def _act(self, active: Actor) -> Actor:
         """One action of the active process, or of one that was; returns who is active then."""
         newest = self._actors[-1]
         if newest is not active and not newest.is_dead:
             active = newest  # it was elected while this one slept
-        if active.is_dead or self.random.random() < 0.01:
+        if active.is_dead or active.is_asleep or self.random.random() < 0.01:
             self.clock.turn(timedelta(seconds=self.random.choice([0, 3, 11, 45])))
             active = self._new_actor()
-        others = [actor for actor in self._actors if not actor.is_dead and actor is not active]
+        others = [one for one in self._actors if not (one.is_dead or one.is_asleep or one is active)]
         if others and self.random.random() < 0.2:
             self._act_as(self.random.choice(others))
         else:
