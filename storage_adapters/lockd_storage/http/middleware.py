@@ -1,12 +1,13 @@
 """ASGI middleware: reads the header, and answers what the fence of a handler refuses."""
 
 import json
+import logging
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lockd.errors import LeaseLost, LockdError, StaleToken
+from lockd.errors import LeaseLost, LockdError, OutcomeUnknown, StaleToken
 from lockd_storage.errors import MalformedToken, OutsideFence
 from lockd_storage.http.header import HEADER
 from lockd_storage.http.presented import REQUEST_SECONDS, PresentedLeases
@@ -18,13 +19,16 @@ UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 NO_RESOURCE = "(request)"
 """Stands for the resource where a request was refused before one was known."""
 
+logger = logging.getLogger("lockd_storage.http")
+
 
 class FenceMiddleware:
     """Puts what a request presents into `request.state.fences`, and turns refusals into replies.
 
         app.add_middleware(FenceMiddleware, guarded=["/orders"])
 
-    A request to a path in `guarded`, or below it, with one of `methods` is answered 428 if it presents
+    A request to a path in `guarded`, or below it, as the application sees it when it is mounted
+    somewhere, with one of `methods` is answered 428 if it presents
     no fence; any request whose header can't be read is answered 400. That is for early and clear
     answers, and no check: a token that was current when the request came in may be stale when the
     handler writes. What decides is the handler's own transaction (`fence_of`, `fenced_session`, or
@@ -87,6 +91,13 @@ class FenceMiddleware:
         except LockdError as refusal:
             if started or not _concerns(refusal, fences):
                 raise
+            if isinstance(refusal, OutcomeUnknown):
+                # A 500 of the service's own store: its log has to say why.
+                logger.exception(
+                    "%s %s was answered 500, outcome unknown: it may have been applied. Look at the store",
+                    scope["method"],
+                    scope["path"],
+                )
             await self._answer(refusal, send)
 
     async def _answer(self, refusal: LockdError, send: Send) -> None:
@@ -94,7 +105,9 @@ class FenceMiddleware:
         await send_problem(refusal, send)
 
     def _is_guarded(self, scope: Scope) -> bool:
-        path = scope["path"]
+        # Servers put the place that the application is mounted at, or served under, before the path.
+        root = scope.get("root_path", "").rstrip("/")
+        path = scope["path"].removeprefix(root) if scope["path"].startswith(f"{root}/") else scope["path"]
         return scope["method"] in self._methods and any(
             path == guarded or path.startswith(f"{guarded}/") for guarded in self._guarded
         )
