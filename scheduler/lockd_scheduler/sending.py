@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
@@ -43,8 +43,8 @@ assert CLAIM.total_seconds() > 2 * TRY_SECONDS
 class Webhook:
     """Where notices go."""
 
-    url: str
-    secret: str | None = None
+    url: str = field(repr=False)
+    secret: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Raises BadSchedule for what is not a URL."""
