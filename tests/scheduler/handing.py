@@ -32,14 +32,19 @@ cron = Cron("ops")
 cron.hand_over(engine)
 
 
-@cron.job("0 0 1 1 *", name="far", runner=engine.name, overlap="allow", delivery=os.environ["DELIVERY"])
-def far(run: Run):
+@cron.job("0 0 1 1 *", name="once", runner=engine.name, overlap="allow")
+def once(run: Run):
     """Say that it has begun and where; hold on while there is a file called hold."""
     run.log(f"attempt {{run.attempt}} has token {{run.token}}")
     with Path("begun").open("a") as begun:
-        begun.write(f"{{run.id}} {{run.attempt}} {{os.getpid()}} {{os.getppid()}}\\n")
+        begun.write(f"{{run.job}} {{run.id}} {{run.attempt}} {{os.getpid()}} {{os.getppid()}}\\n")
     while Path("hold").exists():
         run.wait(0.05)
+
+
+again = cron.job(
+    "0 0 1 1 *", name="again", runner=engine.name, overlap="allow", delivery="at_least_once"
+)(once.function)
 '''
 
 
@@ -47,6 +52,7 @@ def far(run: Run):
 class Begun:
     """An attempt that a worker has begun: what it wrote down."""
 
+    job: str
     run_id: int
     attempt: int
     pid: int
@@ -55,7 +61,10 @@ class Begun:
 
 @dataclass
 class Handing:
-    """A World whose one job is run by an engine; `place` is where its file is, and its workers are."""
+    """A World whose jobs, `once` (at_most_once) and `again`, are run by an engine.
+
+    `place` is where the job file is, and the workers are.
+    """
 
     world: World
     cron: Cron
@@ -84,16 +93,16 @@ class Handing:
         for handing in self.opened:
             handing.close()
 
-    def ask(self, process: Process, key: str) -> None:
+    def ask(self, process: Process, job: str, key: str) -> None:
         """Have this process hand over one more run."""
-        Asking(self.world.engine, "ops").start("far", key=key, now=self.world.clock.now())
+        Asking(self.world.engine, "ops").start(job, key=key, now=self.world.clock.now())
         process.turn()
 
     def begun(self) -> list[Begun]:
         """What workers have begun, in order."""
         file = self.place / "begun"
         lines = file.read_text().splitlines() if file.exists() else []
-        return [Begun(*map(int, line.split())) for line in lines]
+        return [Begun(job, *map(int, numbers)) for job, *numbers in map(str.split, lines)]
 
     def hold(self) -> None:
         """Let jobs that begin now hold on."""

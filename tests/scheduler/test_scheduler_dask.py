@@ -28,12 +28,9 @@ def db_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def handing(
-    world: World, db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[Handing]:
+def handing(world: World, db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Handing]:
     env = {
         "DASK": f"tcp://127.0.0.1:{free_port()}",
-        "DELIVERY": getattr(request, "param", "at_most_once"),
         "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
     }
     for name, value in env.items():
@@ -57,31 +54,31 @@ def dask_worker(handing: Handing) -> ExitStack:
     return started
 
 
-@pytest.mark.parametrize("handing", ["at_most_once", "at_least_once"], indirect=True)
 def test_r5_a_task_that_dask_runs_again_starts_nothing(handing: Handing) -> None:
     """R3, R5: Dask itself runs the tasks of a dead worker on another; the ledger refuses them there."""
-    is_again = handing.env["DELIVERY"] == "at_least_once"
     world, engine = handing.world, handing.cron.engines["dask"]
     handing.hold()
     process = handing.process(1)
-    handing.ask(process, "first")
-    [first] = claimed_by(process)
+    handing.ask(process, "once", "first")
+    handing.ask(process, "again", "first")
+    sent = claimed_by(process)
     with dask_worker(handing):
-        until(handing.begun)
-        [begun] = handing.begun()
-        assert begun.pid != os.getpid()
-        assert process.runner.attempts == [], "it is only sent"
+        until(lambda: len(handing.begun()) == 2)
+        pid = handing.begun()[0].pid
+        assert pid != os.getpid()
+        assert process.runner.attempts == [], "they are only sent"
         with dask_worker(handing):
-            os.kill(begun.pid, signal.SIGKILL)
-            until(lambda: not is_alive(begun.pid))
-            send(process, engine, first)
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: not is_alive(pid))
+            for claimed in sent:
+                send(process, engine, claimed)
             handing.let_go()
             silent_too_long(world)
             process.turn()
-            assert world.states() == ["claimed" if is_again else "lost"]
+            assert sorted(world.states()) == ["claimed", "lost"]
             world.clock.turn(MINUTE)
-            handing.ask(process, "last")
-            handing.until_ended(2)
-    tries = [begun.attempt for begun in handing.begun() if begun.run_id == first.run_id]
-    assert tries == ([1, 2] if is_again else [1])
-    assert world.states() == ["succeeded" if is_again else "lost", "succeeded"]
+            handing.ask(process, "once", "last")
+            handing.until_ended(3)
+    tries = sorted((one.job, one.attempt) for one in handing.begun())
+    assert tries == [("again", 1), ("again", 2), ("once", 1), ("once", 1)]
+    assert sorted(world.states()) == ["lost", "succeeded", "succeeded"]

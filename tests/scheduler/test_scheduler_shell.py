@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -111,7 +113,9 @@ def test_r5_a_timed_out_command_is_gone_with_its_children_before_its_attempt_end
     assert world.states() == ["claimed"], "it has provably ended: it may be tried again"
 
 
-def test_a_cancelled_command_may_clean_up(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_cancelled_command_may_clean_up(world: World, tmp_path: Path, is_stopped: bool) -> None:
+    """Also one that was stopped: it is continued, so that it hears of its end."""
     line = f"""
         trap 'echo cleaned; exit 0' TERM
         echo $$ > {tmp_path}/pid
@@ -121,7 +125,9 @@ def test_a_cancelled_command_may_clean_up(world: World, tmp_path: Path) -> None:
     process = world.process().elected(1)
     process.turn()
     with underway(process):
-        pid_in(tmp_path / "pid")
+        pid = pid_in(tmp_path / "pid")
+        if is_stopped:
+            os.kill(pid, signal.SIGSTOP)
         Asking(world.engine, "ops").cancel(1, reason="wrong day", now=world.clock.now())
         process.worker.enforce()
     assert world.states() == ["cancelled"], "exit status 0 after TERM does not say that the work was done"
@@ -177,10 +183,9 @@ def test_r5_a_command_whose_guardian_was_killed_is_lost(world: World, tmp_path: 
     assert world.states() == ["lost"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_r5_commands_end_with_their_service_even_by_kill_9(tmp_path: Path, how: signal.Signals) -> None:
-    """R5: a service that is gone leaves no process of its jobs behind, running unnoticed."""
-    line = f"setsid sleep 600 & echo $! > {tmp_path}/away; echo $$ > {tmp_path}/own; sleep 600"
+@contextmanager
+def serving(tmp_path: Path, line: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A service in a process of its own, with one job."""
     (tmp_path / "jobs.py").write_text(
         textwrap.dedent(f"""
             from lockd_scheduler import Cron
@@ -191,11 +196,31 @@ def test_r5_commands_end_with_their_service_even_by_kill_9(tmp_path: Path, how: 
     command = [sys.executable, "-c", "import jobs; jobs.cron.serve(drain='1ms')"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as service:
         try:
-            pids = [pid_in(tmp_path / name) for name in ("own", "away")]
-            assert all(is_alive(pid) for pid in pids)
+            yield service
         finally:
-            service.send_signal(how)
+            service.kill()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_r5_commands_end_with_their_service_even_by_kill_9(tmp_path: Path, how: signal.Signals) -> None:
+    """R5: a service that is gone leaves no process of its jobs behind, running unnoticed."""
+    line = f"setsid sleep 600 & echo $! > {tmp_path}/away; echo $$ > {tmp_path}/own; sleep 600"
+    with serving(tmp_path, line) as service:
+        pids = [pid_in(tmp_path / name) for name in ("own", "away")]
+        assert all(is_alive(pid) for pid in pids)
+        service.send_signal(how)
         until(lambda: not any(is_alive(pid) for pid in pids), "the end of the job's processes")
+
+
+def test_r5_a_command_ends_with_its_guardian_though_the_service_is_gone_too(tmp_path: Path) -> None:
+    """R5: whoever kills both, as an operator in a hurry does, has ended the command as well."""
+    line = f"echo $PPID > {tmp_path}/guardian; echo $$ > {tmp_path}/own; exec sleep 600"
+    with serving(tmp_path, line) as service:
+        guardian, own = pid_in(tmp_path / "guardian"), pid_in(tmp_path / "own")
+        service.send_signal(signal.SIGSTOP)
+        os.kill(guardian, signal.SIGKILL)
+        service.kill()
+        until(lambda: not is_alive(own), "the end of the command")
 
 
 def test_r5_what_a_stopped_service_leaves_behind_does_not_run_on(world: World, tmp_path: Path) -> None:
