@@ -30,20 +30,13 @@ from lockd_storage.rejects import tell, told
 from lockd_storage.sqlalchemy.block import FencedBlock, TargetT
 from lockd_storage.sqlalchemy.held import HeldMarks
 from lockd_storage.sqlalchemy.marks import Access, Check, Grant, MarkStore, read_mark
+from lockd_storage.sqlalchemy.mysql import MysqlMarks
 from lockd_storage.sqlalchemy.postgresql import PostgresMarks
 from lockd_storage.sqlalchemy.sqlite import SqliteMarks
 
-
-def _mysql_marks() -> MarkStore:
-    # Loaded when asked for: it listens to every statement of the process.
-    from lockd_storage.sqlalchemy.mysql import MysqlMarks  # noqa: PLC0415
-
-    return MysqlMarks()
-
-
 STORES: dict[str, Callable[[], MarkStore]] = {
-    "mariadb": _mysql_marks,
-    "mysql": _mysql_marks,
+    "mariadb": MysqlMarks,
+    "mysql": MysqlMarks,
     "postgresql": PostgresMarks,
     "sqlite": SqliteMarks,
 }

@@ -9,13 +9,11 @@ from contextlib import suppress
 from hashlib import md5
 from math import ceil
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
-# Imported for its listeners: at a COMMIT they come before the ones below, and may hold a mark late.
-import lockd_storage.sqlalchemy.block  # noqa: F401
 from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
 from lockd_storage.errors import NotFenceable
 from lockd_storage.fencing import Mark, judge_write
@@ -44,7 +42,11 @@ _COMMITS_BY_ITSELF = re.compile(
 
 
 class FencedSession:
-    """The fenced transaction that is open on one Connection."""
+    """The fenced transaction that is open on one Connection.
+
+    A late check holds its marks at the COMMIT. It listens on the Connection, which SQLAlchemy asks before
+    the engine: so what it sets is undone by the listeners below.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._mariadb = is_mariadb(connection)
@@ -58,6 +60,7 @@ class FencedSession:
         """The one of this Connection, until its transaction ends."""
         found = _SESSIONS.get(connection)
         if found is None:
+            _watch(connection.engine)
             found = _SESSIONS[connection] = cls(connection)
         return found
 
@@ -189,27 +192,35 @@ def _tighter(before: float, wanted: float) -> float:
 
 
 _SESSIONS: WeakKeyDictionary[Connection, FencedSession] = WeakKeyDictionary()
+_WATCHED: WeakSet[Engine] = WeakSet()
 
 
-@event.listens_for(Engine, "before_cursor_execute")
+def _watch(engine: Engine) -> None:
+    # Once for an engine that fences: for each Connection it would cost more than the check, and for all
+    # engines it would cost those that fence nothing. A Connection that is open already is watched, too.
+    if engine not in _WATCHED:
+        event.listen(engine, "before_cursor_execute", _statement_comes)
+        event.listen(engine, "after_cursor_execute", _statement_succeeded)
+        event.listen(engine, "commit", _commit_comes)
+        event.listen(engine, "rollback", _rollback_comes)
+        _WATCHED.add(engine)
+
+
 def _statement_comes(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
     if (session := _SESSIONS.get(connection)) is not None:
         session.statement_comes(connection, statement)
 
 
-@event.listens_for(Engine, "after_cursor_execute")
 def _statement_succeeded(connection: Connection, *_: Any) -> None:
     if (session := _SESSIONS.get(connection)) is not None:
         session.statement_succeeded()
 
 
-@event.listens_for(Engine, "commit")
 def _commit_comes(connection: Connection) -> None:
     if (session := _SESSIONS.pop(connection, None)) is not None:
         session.commit_comes(connection)
 
 
-@event.listens_for(Engine, "rollback")
 def _rollback_comes(connection: Connection) -> None:
     if (session := _SESSIONS.pop(connection, None)) is not None:
         session.undo_quietly(connection)
