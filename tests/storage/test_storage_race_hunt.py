@@ -16,6 +16,7 @@ from tests.storage.hunt import bad, bad_objects
 from tests.storage.hunt.arena import Arena
 from tests.storage.hunt.conductor import FIRST_TOKEN, Conductor
 from tests.storage.hunt.files import FilesArena
+from tests.storage.hunt.http import HttpArena
 from tests.storage.hunt.mariadb import MariadbArena
 from tests.storage.hunt.memory import MemoryArena
 from tests.storage.hunt.postgresql import PostgresArena
@@ -25,7 +26,7 @@ from tests.storage.hunt.sql import SqlHands
 from tests.storage.hunt.sqlite import SqliteArena
 
 SEEDS = range(25)
-FEWER_SEEDS = {"s3": range(6), "mariadb": range(8)}
+FEWER_SEEDS = {"s3": range(6), "mariadb": range(8), "http": range(6)}
 """Where a game takes long: for requests over HTTP, or for not knowing who waits."""
 
 SEEDS_UNTIL_FOUND = 400
@@ -57,6 +58,7 @@ def is_found(arena: Arena, *, first_token: int = FIRST_TOKEN) -> bool:
         pytest.param("redis", marks=pytest.mark.valkey),
         "s3",
         "files",
+        "http",
     ]
 )
 def arena(request: pytest.FixtureRequest, tmp_path: Path) -> Arena:
@@ -73,6 +75,8 @@ def arena(request: pytest.FixtureRequest, tmp_path: Path) -> Arena:
             return S3Arena(request.getfixturevalue("s3_server"))
         case "files":
             return FilesArena(tmp_path)
+        case "http":
+            return HttpArena()
         case name:
             return SqliteArena(tmp_path, journal=name.partition("-")[2] or "delete")
 
@@ -130,3 +134,7 @@ def test_pitfall_03_the_hunt_finds_a_file_written_outside_the_lock(tmp_path: Pat
     arena = FilesArena(tmp_path)
     arena.hands_type = bad_objects.CheckedOutsideTheLock
     assert is_found(arena)
+
+
+def test_pitfall_03_the_hunt_finds_a_check_that_is_the_middlewares_alone() -> None:
+    assert is_found(bad_objects.MiddlewareOnly())

@@ -10,6 +10,7 @@ from tests.servers.postgres import running_postgres
 from tests.servers.valkey import running_valkey
 from tests.storage.hunt.arena import Arena
 from tests.storage.hunt.files import FilesArena
+from tests.storage.hunt.http import HttpArena
 from tests.storage.hunt.mariadb import MariadbArena
 from tests.storage.hunt.memory import MemoryArena
 from tests.storage.hunt.postgresql import PostgresArena
@@ -66,6 +67,11 @@ def _files(folder: Path) -> Iterator[Arena]:
     yield FilesArena(folder)
 
 
+@contextmanager
+def _http(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
+    yield HttpArena()
+
+
 ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
@@ -75,4 +81,5 @@ ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
     "redis": _redis,
     "s3": _s3,
     "files": _files,
+    "http": _http,
 }

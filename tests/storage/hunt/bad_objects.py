@@ -1,16 +1,22 @@
-"""Known-bad designs on Redis, S3 and files; see `bad`."""
+"""Known-bad designs on Redis, S3, files and HTTP; see `bad`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from botocore.exceptions import BotoCoreError
 from redis.exceptions import RedisError
 
 from lockd.errors import OutcomeUnknown, StaleToken, Unavailable
+from lockd.ids import Fence
 from lockd_storage import HeldLease
+from lockd_storage.fencing import judge_write
+from lockd_storage.http import PresentedLease
 from tests.storage.hunt.arena import Book
 from tests.storage.hunt.files import FilesHands
 from tests.storage.hunt.history import LINES, View, Write
+from tests.storage.hunt.http import HttpArena
 from tests.storage.hunt.players import pause
 from tests.storage.hunt.redis import RedisHands, key
 from tests.storage.hunt.s3 import S3Hands
@@ -112,3 +118,12 @@ class CheckedOutsideTheLock(FilesHands):
         folder = self.arena.folder / lease.lock
         folder.mkdir(exist_ok=True)
         (folder / write.encode()).touch()
+
+
+class MiddlewareOnly(HttpArena):
+    """Compares as a middleware would, before the handler, and holds nothing while that writes."""
+
+    @contextmanager
+    def block(self, lease: PresentedLease) -> Iterator[None]:
+        judge_write(self.fence.mark(lease.lock), resource=lease.lock, fence=Fence.parse(lease.fence))
+        yield

@@ -7,7 +7,8 @@ hooks of the library or the driver, between two statements or requests.
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -99,6 +100,16 @@ class Player:
 def current() -> Player | None:
     """The player whose thread this is; None in any other thread."""
     return getattr(_current, "player", None)
+
+
+@contextmanager
+def in_place_of(player: Player) -> Iterator[None]:
+    """Let this thread pause as the player, whose own thread waits for it meanwhile."""
+    _current.player = player
+    try:
+        yield
+    finally:
+        del _current.player
 
 
 def pause() -> None:
