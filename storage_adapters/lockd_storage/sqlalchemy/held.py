@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lockd.errors import LeaseLost, LockdError, OutcomeUnknown, StaleToken
-from lockd_storage.errors import NotInstalled, WrongCluster, WrongMode
+from lockd_storage.errors import NotFenceable, NotInstalled, WrongCluster, WrongMode
 from lockd_storage.fencing import check_deadline, judge_write
 from lockd_storage.rejects import tell, told
 from lockd_storage.sqlalchemy.guards.net import outside_fence
@@ -59,6 +59,9 @@ class HeldMarks:
 
     def open(self, connection: Connection) -> None:
         """See `Condition.open`."""
+        dialect = connection.dialect.name
+        if dialect not in self._store.dialects:
+            raise NotFenceable(f"the fence is one of {self._store.adapter}, and this is {dialect}")
         remaining = self._remaining()
         if remaining <= 0:
             self._refuse_ended(connection)

@@ -55,6 +55,8 @@ class MarkStore(Protocol):
 
     adapter: ClassVar[str]
     """Its label in the metrics of rejects: "postgresql"."""
+    dialects: ClassVar[tuple[str, ...]]
+    """SQLAlchemy's names of the databases that it speaks to."""
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """Raise the mark in a committed transaction of its own. Raises as `FencePort.install`."""
@@ -106,7 +108,8 @@ def milliseconds(seconds: float) -> int:
 def no_store(resource: str, error: DBAPIError) -> NotInstalled:
     """The refusal for a database that has no fence store."""
     return NotInstalled(
-        f"this database has no fence store: call lockd_storage.schema.upgrade(engine) ({error.orig})",
+        "this database has no fence store, or an older one: call lockd_storage.schema.upgrade(engine)"
+        f" ({error.orig})",
         resource=resource,
     )
 

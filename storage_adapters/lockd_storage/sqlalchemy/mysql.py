@@ -65,7 +65,7 @@ BLOCKER_POLL_SECONDS = (0.12, 0.4)
 LOCK_WAIT_TIMEOUT = 1205
 RECORD_CHANGED = 1020
 DEADLOCK = 1213
-MISSING_TABLE = 1146
+NO_STORE = (1146, 1054)  # no such table; no such column, in an older store
 INTERRUPTED = 1317
 # 1969 MariaDB's max_statement_time, 3024 MySQL's max_execution_time.
 TOO_SLOW = (INTERRUPTED, 1969, 3024)
@@ -81,6 +81,7 @@ class MysqlMarks:
     """See `MarkStore`. Serves the dialects "mysql" and "mariadb"."""
 
     adapter: ClassVar[str] = "mariadb"
+    dialects: ClassVar[tuple[str, ...]] = ("mysql", "mariadb")
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """See `MarkStore.install`.
@@ -96,7 +97,7 @@ class MysqlMarks:
                 again = error_code(error) in (DEADLOCK, LOCK_WAIT_TIMEOUT, RECORD_CHANGED)
                 if again and monotonic() < deadline + ENDING_SECONDS:
                     continue
-                if error_code(error) == MISSING_TABLE:
+                if error_code(error) in NO_STORE:
                     raise no_store(grant.resource, error) from error
                 if _is_unreachable(error):
                     raise Unavailable(f"the database can't be reached: {error.orig}") from error
@@ -109,7 +110,7 @@ class MysqlMarks:
         try:
             FencedSession.of(connection).hold(connection, grant, bounds)
         except DBAPIError as error:
-            if error_code(error) == MISSING_TABLE:
+            if error_code(error) in NO_STORE:
                 raise no_store(grant.resource, error) from error
             if error_code(error) != RECORD_CHANGED:
                 raise

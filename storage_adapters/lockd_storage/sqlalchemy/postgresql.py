@@ -51,6 +51,7 @@ class PostgresMarks:
     """See `MarkStore`."""
 
     adapter: ClassVar[str] = "postgresql"
+    dialects: ClassVar[tuple[str, ...]] = ("postgresql",)
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """See `MarkStore.install`.
@@ -69,6 +70,8 @@ class PostgresMarks:
             if _is_unreachable(error):
                 raise Unavailable(f"the database can't be reached: {error.orig}") from error
             raise
+        except OSError as error:  # asyncpg connects bare
+            raise Unavailable(f"the database can't be reached: {error}") from error
         return Mark(grant.resource, grant.lease.lock, grant.fence)
 
     def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:
@@ -191,10 +194,10 @@ def _begin(connection: Connection, grant: Grant, bounds: Bounds) -> None:
 def _refusal(error: DBAPIError, grant: Grant) -> LockdError | None:
     """The error that a SQLSTATE of ours stands for, or None."""
     words = str(error.orig).splitlines()[0].removeprefix("lockd: ")
-    found = _MARK_IN_TEXT.search(str(error.orig))
+    found = _MARK_IN_TEXT.findall(str(error.orig))
     match sqlstate(error):
         case "LF001":
-            mark = int(found.group(1)) if found else 0
+            mark = int(found[-1]) if found else 0  # the last: a resource's name may look like one
             return StaleToken(words, resource=grant.resource, presented=grant.fence.token, mark=mark)
         case "LF002":
             return NotInstalled(words, resource=grant.resource)

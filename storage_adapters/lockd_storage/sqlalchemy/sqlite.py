@@ -23,6 +23,7 @@ class SqliteMarks:
     """See `MarkStore`. `Bounds` can't be kept: nothing here ends a process that is paused."""
 
     adapter: ClassVar[str] = "sqlite"
+    dialects: ClassVar[tuple[str, ...]] = ("sqlite",)
 
     def install(self, engine: Engine, grant: Grant, *, timeout: float) -> Mark:
         """See `MarkStore.install`."""
