@@ -1,6 +1,7 @@
 """HTTP calls: what is sent, what counts as an answer, and what is not known (SAFETY R5)."""
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,12 +29,14 @@ class FarEnd:
     port: int
     answer: Answer
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    connections: int = 0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hook"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
@@ -175,6 +178,24 @@ def test_r5_a_timeout_after_sending_has_an_unknown_outcome(
     world.clock.turn(MINUTE * 20)
     process.turn()
     assert len(process.runner.attempts) == (1 if state == "claimed" else 0)
+
+
+# httpcore leaves a connection whose handshake is cancelled to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_timeout_before_anything_was_sent_is_a_known_failure(world: World, far_end: FarEnd) -> None:
+    """A TLS handshake that nobody answers: the request has not left."""
+    url = far_end.url.replace("http:", "https:")
+    world.cron.http("0 * * * *", url, name="call", timeout="30s", retries=1)
+    process = world.process().elected(1)
+    process.turn()
+    with underway(process):
+        until(lambda: far_end.connections)
+        world.clock.turn(SECOND * 30)
+        process.worker.enforce()
+    assert world.states() == ["claimed"]
+    assert world.attempts()[0].state == "timed_out"
+    assert world.attempts()[0].error == "timed_out, before anything was sent"
+    gc.collect()
 
 
 def test_a_server_that_is_silent_too_long_is_not_waited_for(
