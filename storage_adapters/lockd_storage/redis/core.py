@@ -5,7 +5,7 @@ thrown in. `routes` finds the node, and `links` and `alinks` have the connection
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -48,8 +48,7 @@ class Request(NamedTuple):
 Steps = Generator[Request, Any, T]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """A lease at a resource: what it presents, and where the mark is."""
 
     lease: HeldLease
@@ -91,8 +90,14 @@ def may_write(grant: Grant) -> None:
 
 
 def _grant(lease: HeldLease, resource: str, fence: Fence) -> Grant:
+    return Grant(lease, resource, fence, *_placed(resource), str(fence).encode())
+
+
+@lru_cache(maxsize=1024)
+def _placed(resource: str) -> tuple[bytes, bytes]:
+    # A resource's tag and the key of its mark. A script asks for its own at every call.
     tag = tag_of(resource)
-    return Grant(lease, resource, fence, tag, mark_key(tag), str(fence).encode())
+    return tag, mark_key(tag)
 
 
 def install(

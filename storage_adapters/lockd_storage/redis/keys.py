@@ -53,7 +53,7 @@ def check_key(key: bytes, tag: bytes, resource: str) -> None:
             f" '{{{wanted}}}:...', so that it is kept beside the mark",
             resource=resource,
         )
-    if key == mark_key(tag):
+    if key.endswith(MARK_SUFFIX) and key == mark_key(tag):
         raise OutsideFence(f"key {key[:80]!r} is the mark itself: only install moves it", resource=resource)
 
 

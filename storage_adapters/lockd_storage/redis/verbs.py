@@ -7,8 +7,7 @@ that the key must have, for what a batch asks before it writes anything.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lockd_storage.redis.keys import tagged_key
 
@@ -20,8 +19,7 @@ INTEGER_MAX = 2**63 - 1
 SECONDS_MAX = 10**10
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One command, encoded for the wire. `parse` makes of its reply what redis-py would."""
 
     name: bytes
