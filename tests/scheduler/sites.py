@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,8 @@ from tests.scheduler.harness import Process, World
 
 PASSWORDS = {"vera": "viewer", "otto": "operator", "anna": "admin"}
 """Each user's password is the name of their role."""
+
+_hashed = cache(hash_password)
 
 
 @dataclass
@@ -60,7 +63,7 @@ def auth_file(folder: Path) -> Path:
     path = folder / "users.toml"
     path.write_text(
         "".join(
-            f'[users.{name}]\npassword_scrypt = "{hash_password(role)}"\nroles = ["{role}"]\n'
+            f'[users.{name}]\npassword_scrypt = "{_hashed(role)}"\nroles = ["{role}"]\n'
             for name, role in PASSWORDS.items()
         )
     )
