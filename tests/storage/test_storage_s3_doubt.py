@@ -1,15 +1,20 @@
 """Lost answers, stores that ignore conditions, and errors of a store (SAFETY S8, S9)."""
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from threading import Thread
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import boto3
 import botocore.session
 import pytest
+import urllib3
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 
 from lockd.errors import OutcomeUnknown, StaleToken, Unavailable
 from lockd_storage import NotFenceable
@@ -181,6 +186,32 @@ def test_pitfall_23_the_same_when_it_was_boto_that_sent_it_again(
     client.meta.events.register("needs-retry.s3.PutObject", before_the_second_try)
     with pytest.raises(OutcomeUnknown, match="mark is 34"):
         commit(fence, GivenLease(33), then=losing(proxy), body=b"33")
+
+
+def test_pitfall_23_a_second_try_that_is_not_allowed_says_nothing_of_the_first(
+    s3_store: S3Store, proxy: LossyProxy
+) -> None:
+    """As when credentials run out in between: the first try had been applied."""
+    client = s3_client(proxy.port, retries=1)
+    fence = S3Fence(client, s3_store.bucket)
+    fence.install(GivenLease(33))
+    tries = count()
+
+    def denied_at_the_second_try(request: AWSPreparedRequest, **_: object) -> AWSResponse | None:
+        if proxy.lose is None or next(tries) == 0:
+            return None
+        proxy.lose = None
+        body = urllib3.HTTPResponse(
+            io.BytesIO(b"<Error><Code>AccessDenied</Code></Error>"), preload_content=False
+        )
+        return AWSResponse(request.url, 403, HTTPHeaders(), body)
+
+    events: Any = client.meta.events  # what such a handler returns is sent in place of the answer
+    events.register("before-send.s3.PutObject", denied_at_the_second_try)
+    commit(fence, GivenLease(33), then=losing(proxy), body=b"33")
+    found = s3_store.fence.read("orders")
+    assert found is not None
+    assert found.body == b"33"
 
 
 def test_pitfall_23_an_object_that_is_still_listed_proves_that_it_was_written(
