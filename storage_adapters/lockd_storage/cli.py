@@ -24,6 +24,8 @@ DB_VARIABLE: Final = "LOCKD_DB"
 PROBE_LOCK: Final = "lockd-fences"
 """Held for a moment, for its token: a user needs the right to it."""
 
+OLDEST: Final = timedelta(days=36_525)
+
 SQL: Final = "lockd_storage.sqlalchemy.opening"
 OPENERS: Final = {
     "mariadb": SQL,
@@ -81,14 +83,15 @@ def ls(*, prefix: str, db: str, as_json: bool) -> None:
 @as_json
 def purge(*, older_than: float, prefix: str, db: str, timeout: float, yes: bool, as_json: bool) -> None:
     """Remove marks that have not been installed for long, and raise the floor to the highest of them."""
+    age = _age(older_than)
     with _opened(db) as upkeep:
         which = f" of resources that begin with {prefix!r}" if prefix else ""
         _ask(
-            f"Remove the marks{which} that are older than {timedelta(seconds=older_than)}?"
+            f"Remove the marks{which} that are older than {age}?"
             " A lease that has been held for longer has to be acquired anew.",
             yes=yes,
         )
-        change = upkeep.purge(timedelta(seconds=older_than), prefix=prefix, timeout=timeout)
+        change = upkeep.purge(age, prefix=prefix, timeout=timeout)
     _show(change, as_json=as_json)
 
 
@@ -153,6 +156,12 @@ def upgrade(*, db: str, as_json: bool) -> None:
         show_json({"upgraded": True})
     else:
         click.echo("the fence store is there and up to date")
+
+
+def _age(seconds: float) -> timedelta:
+    if seconds > OLDEST.total_seconds():  # calendars end, and with them the arithmetic
+        raise RefusedError("--older-than: no mark is older than a hundred years")
+    return timedelta(seconds=seconds)
 
 
 def _fresh_fence(access: Access) -> Fence:

@@ -240,6 +240,8 @@ def test_what_is_no_database_or_has_no_store_is_one_line(
         (("raise-floor", "fifty", "--yes"), "not a valid integer"),
         (("purge", "--yes"), "--older-than"),
         (("purge", "--older-than", "soon", "--yes"), "'soon' is not a duration"),
+        (("purge", "--older-than", "999999d", "--yes"), "hundred years"),
+        (("purge", "--older-than", "99999999999999d", "--yes"), "hundred years"),
     ],
 )
 def test_wrong_usage_is_one_line(sqlite_fences: Fences, arguments: tuple[str, ...], words: str) -> None:
