@@ -167,6 +167,9 @@ class OutputWriter:
                     text = next(iter(str(error).splitlines()), "")
                     logger.warning("output not written, trying on: %s", text)
                     is_told = True
+            except Exception:  # the boundary of this thread: attempts wait for it
+                logger.exception("output of %d attempts is dropped by a fault", len(outputs))
+                self._let_go(outputs)
 
     def _flush(self, outputs: Sequence[Output]) -> None:
         try:

@@ -132,6 +132,19 @@ def test_an_attempt_that_was_forgotten_meanwhile_holds_nobody_up(world: World, w
     assert said(world, "log") == "kept"
 
 
+def test_a_fault_of_ours_costs_the_output_and_not_the_attempt(
+    world: World, writer: OutputWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(*_: Any) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(capture, "write_output", write)
+    output = writer.open(world.attempts()[0].id)
+    output.write("log", "lost")
+    output.close()
+    assert "output of 1 attempts is dropped by a fault" in caplog.text
+
+
 def test_a_service_that_leaves_does_not_wait_for_a_silent_ledger(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
