@@ -1,6 +1,6 @@
 """What a fence costs on an object store and on local files: fenced writes against plain ones.
 
-    python -m benchmarks.fenced_objects [--seconds 0.5] [--rounds 9]
+    python -m benchmarks.fenced_objects [--seconds 0.3] [--rounds 7]
 
 The store is moto's S3 server on this machine, over loopback, or SeaweedFS with LOCKD_WEED_BIN. A plain
 write to a file does what a careful program does: a temporary file, fsync, rename, fsync of the directory;
@@ -189,7 +189,7 @@ def main(seconds: float, rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each kind in each round")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each kind in each round")
+    parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     main(given.seconds, given.rounds)

@@ -1,6 +1,6 @@
 """What a fence costs on Redis: fenced writes against plain ones, through redis-py as users call it.
 
-    python -m benchmarks.fenced_redis [--seconds 0.3] [--rounds 15]
+    python -m benchmarks.fenced_redis [--seconds 0.05] [--rounds 41]
 
 One Valkey 9 without persistence, on this machine over loopback. Each client is a process with a
 connection of its own, and writes 100-byte values to its own key under one resource. In every round all
@@ -124,8 +124,8 @@ def main(seconds: float, rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each kind in a round")
-    parser.add_argument("--rounds", type=int, default=15, help="for each number of clients")
+    parser.add_argument("--seconds", type=float, default=0.05, help="of each kind in a round")
+    parser.add_argument("--rounds", type=int, default=41, help="for each number of clients")
     given = parser.parse_args()
     print(machine.describe(), "\n")
     main(given.seconds, given.rounds)
