@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Thread
+from threading import Thread, current_thread
 from time import monotonic
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -417,6 +418,28 @@ def test_s5_blockers_that_may_not_be_ended_make_install_unavailable(
         with pytest.raises(Unavailable, match=r"is blocked: .*PROCESS"):
             SqlFence(app_user).install(GivenLease(34), timeout=0.05)
     assert store.lines() == [33]
+
+
+def test_s5_a_connection_that_dies_before_it_ends_blockers_is_replaced(
+    store: SqlStore, lease: GivenLease
+) -> None:
+    """SQLAlchemy hands on the driver's own error, when it ends just as it is told its isolation level."""
+    died: list[Any] = []
+
+    def die_once(connection: sa.Connection) -> None:
+        if current_thread().name == "lockd-beside" and not died:
+            died.append(connection.connection.driver_connection)
+            died[0]._force_close()
+
+    with Session(store.engine) as session, suppress(StaleToken), fenced(session, store.fence, lease):
+        session.execute(INSERT_33)
+        sa.event.listen(store.engine, "engine_connect", die_once)
+        try:
+            store.fence.install(GivenLease(34), timeout=0.05)
+        finally:
+            sa.event.remove(store.engine, "engine_connect", die_once)
+    assert died
+    assert store.lines() == []
 
 
 def test_s5_a_session_that_gives_up_waiting_for_rows_sooner_waits_again(

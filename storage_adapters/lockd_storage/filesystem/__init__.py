@@ -15,8 +15,9 @@ fence sees each file whole, and may see some of a block's files before the other
 
 Not promised: that a holder whose process is stopped inside a block lets its successor in. Its install
 ends with Unavailable, which names the process; ending it, even with kill -9, frees the lock. Refused
-where it can be seen: network file systems, whose locks and renames are not those of one machine. Not
-covered: whoever writes to the directory by other means.
+where it can be seen: network file systems, whose locks and renames are not those of one machine, and
+paths into a directory within that has a fence of its own. Not covered: whoever writes to the directory
+by other means.
 
 Start reading at `fence`. `folder` is what lies in `.lockd` and how it is locked, `changes` how a block's
 changes happen at once.

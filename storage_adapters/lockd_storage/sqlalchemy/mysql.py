@@ -102,8 +102,6 @@ class MysqlMarks:
                 if _is_unreachable(error):
                     raise Unavailable(f"the database can't be reached: {error.orig}") from error
                 raise
-            except engine.dialect.loaded_dbapi.Error as error:  # SQLAlchemy sets the isolation level bare
-                raise Unavailable(f"the database can't be reached: {error}") from error
 
     def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:
         """See `MarkStore.begin`."""
@@ -148,8 +146,11 @@ class MysqlMarks:
 
 def _install(engine: Engine, grant: Grant, *, patience: float) -> Mark:
     """Install in one committed READ COMMITTED transaction (SAFETY S4)."""
-    with engine.connect() as opened:
-        connection = opened.execution_options(isolation_level="READ COMMITTED")
+    with engine.connect() as connection:
+        # For this transaction alone. What is set on a connection is taken back on its way into the pool,
+        # and a task that is cancelled there would take it along.
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        connection.exec_driver_sql("START TRANSACTION")
         blockers = _Blockers(
             engine, grant, waiting=connection.execute(select(func.connection_id())).scalar_one()
         )
@@ -240,17 +241,26 @@ class _Blockers:
         return self._failure
 
     def _run(self, pause: Pause) -> None:
-        try:
-            with self._engine.connect() as opened:
-                connection = opened.execution_options(isolation_level="AUTOCOMMIT")
-                give_up = monotonic() + ENDING_SECONDS
-                while monotonic() < give_up:
-                    self._end(connection)
-                    if not pause(uniform(*BLOCKER_POLL_SECONDS)):  # noqa: S311  nothing secret
-                        return
-                connection.exec_driver_sql(f"KILL QUERY {self._parameters['waiting']:d}")
-        except SQLAlchemyError as error:  # also a pool that has no second connection to give
-            self._failure = str(error)
+        give_up = monotonic() + ENDING_SECONDS
+        # The driver's own errors too: SQLAlchemy hands them on when a connection ends as it is told its
+        # isolation level.
+        failures = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
+        while True:
+            try:
+                with self._engine.connect() as opened:
+                    self._end_until(give_up, opened.execution_options(isolation_level="AUTOCOMMIT"), pause)
+                    return
+            except failures as error:  # also a pool that has no second connection to give
+                self._failure = str(error)
+            if monotonic() >= give_up or not pause(BLOCKER_POLL_SECONDS[0]):
+                return
+
+    def _end_until(self, give_up: float, connection: Connection, pause: Pause) -> None:
+        while monotonic() < give_up:
+            self._end(connection)
+            if not pause(uniform(*BLOCKER_POLL_SECONDS)):  # noqa: S311  nothing secret
+                return
+        connection.exec_driver_sql(f"KILL QUERY {self._parameters['waiting']:d}")
 
     def _end(self, connection: Connection) -> None:
         try:
