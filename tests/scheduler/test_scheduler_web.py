@@ -14,7 +14,8 @@ from lockd_scheduler.cron import Cron
 from lockd_scheduler.ledger import Ledger
 from lockd_scheduler.mandates import Mandate
 from lockd_scheduler.outputs import write_output
-from lockd_scheduler.tables import attempt, run, schedule
+from lockd_scheduler.tables import attempt, schedule
+from lockd_scheduler.tables import run as run_table
 from lockd_scheduler.web.endpoints import ENDPOINTS
 from tests.scheduler.harness import MINUTE, NOON, World
 from tests.scheduler.sites import Site, served
@@ -150,6 +151,23 @@ def test_a_backfill_is_asked_for_watched_and_cancelled(site: Site) -> None:
     assert one["cancelled_at"] is not None
 
 
+def test_p5_the_audit_finds_a_row_that_was_deleted(site: Site, world: World) -> None:
+    days = (datetime.now(NOON.tzinfo) - NOON).days + 2  # the database's clock is not the test's
+    asked = {"job": "tick", "since": f"{max(days, 2)}d"}
+    before = told(site.http.get("/api/v1/audit", params=asked))
+    [run] = [
+        run
+        for run in told(site.http.get("/api/v1/runs"))["runs"]
+        if run["fire_time"] == "2026-06-01T13:00:00Z"
+    ]
+    with world.engine.begin() as connection:
+        connection.execute(attempt.delete().where(attempt.c.run_id == run["id"]))
+        connection.execute(run_table.delete().where(run_table.c.id == run["id"]))
+    after = told(site.http.get("/api/v1/audit", params=asked))
+    assert after["real_misses"] == before["real_misses"] + 1
+    told(site.http.get("/api/v1/audit", params={"since": "soon"}), 400)
+
+
 def test_the_status_tells_who_is_in_office(site: Site) -> None:
     status = told(site.http.get("/api/v1/status"))
     assert (status["scheduler"], status["active"], status["office_token"]) == ("ops", "process-1", 1)
@@ -169,9 +187,9 @@ def test_another_scheduler_in_the_same_database_is_not_seen_or_touched(site: Sit
     ledger.claim_due(mandate, now=NOON)
     with world.engine.connect() as connection:
         row = connection.execute(
-            select(run.c.id, attempt.c.id.label("attempt"))
-            .join(attempt, attempt.c.run_id == run.c.id)
-            .join(schedule, schedule.c.id == run.c.schedule_id)
+            select(run_table.c.id, attempt.c.id.label("attempt"))
+            .join(attempt, attempt.c.run_id == run_table.c.id)
+            .join(schedule, schedule.c.id == run_table.c.schedule_id)
             .where(schedule.c.scope == "others")
         ).one()
     told(site.http.get("/api/v1/jobs/theirs"), 404)
@@ -198,6 +216,7 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("POST", "jobs/tick/start", {"at": "2026-06-01T12:00"}, 400, "at: Input should have timezone"),
     ("POST", "jobs/tick/pause", {"note": "a\0b"}, 400, "NUL"),
     ("POST", "jobs/tick/pause", {"until": "2020-01-01T00:00Z"}, 400, "has passed"),
+    ("POST", "jobs/tick/start", {"at": "0001-01-01T00:00+14:00"}, 400, "at: Value error, a moment"),
     ("POST", "jobs/tick/backfill", {}, 400, "start: Field required"),
     (
         "POST",
@@ -217,6 +236,34 @@ def test_p6_a_wrong_request_is_told_what_is_wrong(site: Site) -> None:
         problem = told(site.http.request(method, f"/api/v1/{path}", json=body), status)
         assert hint in problem["detail"], (method, path)
         assert problem["status"] == status
+
+
+def test_p6_a_form_that_is_wrong_is_told_so_on_a_page(site: Site) -> None:
+    page = site.http.get("/job", params={"name": "tick"}).text
+    token = page.partition('name="token" value="')[2].partition('"')[0]
+    forms: list[tuple[str, dict[str, str], str]] = [
+        ("/start", {"job": "nobody"}, "no job"),
+        ("/start", {"job": "tick", "args": "{"}, "not JSON"),
+        ("/start", {"job": "tick", "args": "[1]"}, "are an object"),
+        ("/pause", {"job": "tick", "until": "soon"}, "is not a time like"),
+        ("/pause", {"job": "tick", "until": "0001-01-01T00:00", "zone": "Asia/Tokyo"}, "is not a time like"),
+        ("/pause", {"job": "tick", "until": "2027-01-01T00:00", "zone": "Mars/Base"}, "unknown time zone"),
+        ("/backfill", {"job": "tick", "start": "2026-05-01", "end": "2026-04-01"}, "start before its end"),
+        (
+            "/backfill",
+            {"job": "tick", "start": "2026-05-01", "end": "2026-05-02", "parallel": "x"},
+            "parallel",
+        ),
+        ("/cancel", {"run": "x"}, "is not a number"),
+        ("/cancel", {"run": "4711"}, "no run 4711"),
+        ("/backfill/cancel", {"backfill": "4711"}, "no backfill 4711"),
+    ]
+    for path, form, hint in forms:
+        answer = site.http.post(path, data={**form, "token": token})
+        assert answer.status_code in (400, 404), (path, form, answer.text)
+        assert hint in answer.text, (path, form)
+        assert answer.headers["content-type"].startswith("text/html")
+    assert site.http.get("/runs?state=nonsense&before=x").status_code == 400
 
 
 def test_p6_a_body_that_is_too_large_or_not_json_is_refused(site: Site) -> None:

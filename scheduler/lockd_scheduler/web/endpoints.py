@@ -240,4 +240,13 @@ ENDPOINTS = (
         models.Revisions,
         lambda desk, _user, _path, asked: desk.queries.revisions(asked),
     ),
+    Endpoint(
+        "GET",
+        "/api/v1/audit",
+        "Every nominal fire of the past and what became of it.",
+        V,
+        models.Judge,
+        models.Audit,
+        lambda desk, _user, _path, asked: desk.queries.audit(asked),
+    ),
 )

@@ -1,5 +1,6 @@
 """The JSON of /api/v1: what is sent, and what comes back. Moments are ISO 8601 and carry their offset."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
@@ -17,6 +18,14 @@ def _storable(text: str) -> str:
     return text
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a moment lies in the years 1 to 9999, in UTC too") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Text = Annotated[str, AfterValidator(_storable)]
 
 
@@ -69,10 +78,15 @@ class OfJob(Asked):
     limit: int = Field(100, ge=1, le=1000)
 
 
+class Judge(Asked):
+    job: Text | None = None
+    since: Text = Field("7d", description="How far back, as a duration: 12h, 7d.")
+
+
 class Start(Asked):
     args: dict[str, JsonValue] | None = Field(None, description="Added to the job's own arguments.")
     key: Text | None = Field(None, description="Names the request: with the same key it is the same run.")
-    at: AwareDatetime | None = Field(None, description="When, if not now.")
+    at: Moment | None = Field(None, description="When, if not now.")
 
 
 class Cancel(Asked):
@@ -81,7 +95,7 @@ class Cancel(Asked):
 
 class Pause(Asked):
     note: Text | None = Field(None, max_length=NOTE_CHARACTERS_MAX)
-    until: AwareDatetime | None = Field(None, description="Ends by itself then.")
+    until: Moment | None = Field(None, description="Ends by itself then.")
 
 
 class Resume(Asked):
@@ -89,8 +103,8 @@ class Resume(Asked):
 
 
 class Backfill(Asked):
-    start: AwareDatetime
-    end: AwareDatetime = Field(description="Fires before it, not at it.")
+    start: Moment
+    end: Moment = Field(description="Fires before it, not at it.")
     parallel: int = Field(1, ge=1, le=1000, description="So many runs at a time.")
 
 
@@ -242,6 +256,27 @@ class Revision(Told):
 
 class Revisions(Told):
     revisions: list[Revision]
+
+
+class Miss(Told):
+    first: AwareDatetime
+    last: AwareDatetime
+    count: int
+
+
+class JobAudit(Told):
+    job: str
+    counts: dict[str, int] = Field(description="Nominal fires by what became of them.")
+    skipped: dict[str, int] = Field(description="Of the skipped ones, by reason.")
+    misses: list[Miss] = Field(description="Stretches of fires without a row that nothing explains.")
+    is_floor: bool = Field(description="There are more fires than were counted.")
+
+
+class Audit(Told):
+    since: AwareDatetime
+    until: AwareDatetime
+    jobs: list[JobAudit]
+    real_misses: int
 
 
 class Started(Told):

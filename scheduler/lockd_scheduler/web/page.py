@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from lockd_scheduler.errors import BadSchedule
 from lockd_scheduler.runs import LIVE, State
 from lockd_scheduler.triggers import zone_named
 from lockd_scheduler.web import models, wording
@@ -320,11 +321,14 @@ def _read_moment(text: str, zone: str) -> datetime:
     """A wall time of the zone, or a moment with an offset of its own."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        local = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone_named(zone))
+        return local.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, BadSchedule):
+            raise
         raise ProblemError(
             400, "wrong request", f"{text[:40]!r} is not a time like 2027-03-28T02:00"
         ) from None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=zone_named(zone))).astimezone(UTC)
 
 
 def _job_link(job: str, done: str) -> str:

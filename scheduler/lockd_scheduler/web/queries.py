@@ -14,7 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, and_, case, func, select, text
 from sqlalchemy.sql.elements import ColumnElement
 
+from lockd_scheduler.audit import audit
 from lockd_scheduler.dialects import now_of
+from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.engines import reading
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import AFTER, BACKFILL, MANUAL, SCHEDULED
@@ -238,6 +240,17 @@ class Queries:
         return models.Revisions(
             revisions=[models.Revision(**{**row, "definition": _starred(row["definition"])}) for row in rows]
         )
+
+    def audit(self, asked: models.Judge) -> models.Audit:
+        """Every nominal fire and what became of it. Raises BadSchedule for a `since` that is none."""
+        now = self.now()
+        since = now - parse_duration(asked.since)
+        jobs = []
+        for one in audit(self._engine, since=since, now=now, scope=self._scope, job=asked.job):
+            words = one.to_json()
+            jobs.append(models.JobAudit(**{name: words[name] for name in models.JobAudit.model_fields}))
+        missed = sum(miss.count for one in jobs for miss in one.misses)
+        return models.Audit(since=since, until=now, jobs=jobs, real_misses=missed)
 
     def timeline(
         self, schedule_ids: Sequence[int], *, start: datetime, end: datetime, slices: int
