@@ -112,11 +112,25 @@ def read_files(paths: Sequence[Path]) -> tuple[str | None, dict[str, Written]]:
     Raises BadFile with every mistake that can be told without knowing the scheduler's name.
     """
     mistakes: list[Mistake] = []
-    scope: str | None = None
-    jobs: dict[str, Written] = {}
+    written: list[Written] = []
     for path in paths:
         try:
-            written = read_written(path)
+            written.append(read_written(path))
+        except BadFile as error:
+            mistakes += error.mistakes
+    return _gathered(written, mistakes)
+
+
+def read_content(name: str, content: Any) -> tuple[str | None, dict[str, Written]]:
+    """`read_files` for what was read or made elsewhere; `name` stands for the file. Raises BadFile."""
+    return _gathered([Written(name, content)], [])
+
+
+def _gathered(files: Sequence[Written], mistakes: list[Mistake]) -> tuple[str | None, dict[str, Written]]:
+    scope: str | None = None
+    jobs: dict[str, Written] = {}
+    for written in files:
+        try:
             words = _checked(written)
         except BadFile as error:
             mistakes += error.mistakes

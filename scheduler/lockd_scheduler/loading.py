@@ -17,7 +17,7 @@ def load_cron(reference: str) -> Cron:
     BadSchedule in one line, also for an error that the import raised.
     """
     place, colon, attribute = reference.partition(":")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    module = load_module(place)
     if colon:
         found = getattr(module, attribute, None)
         if not isinstance(found, Cron):
@@ -31,6 +31,11 @@ def load_cron(reference: str) -> Cron:
         many = "no Cron" if not crons else f"{len(crons)} Crons"
         raise BadSchedule(f"{place} has {many}; name one, like {place}:cron")
     return next(iter(crons.values()))
+
+
+def load_module(place: str) -> ModuleType:
+    """Import a file or module, as `load_cron` does. Raises BadSchedule."""
+    return _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from lockd.errors import LockdError, Unavailable
-from lockd_scheduler.cli import asking, declaring, looking, serving
+from lockd_scheduler.cli import asking, declaring, importing, looking, serving
 from lockd_scheduler.worker import first_line
 from lockd_scheduler.written import BadFile
 
@@ -17,8 +17,9 @@ def commands() -> None:
     """Run each scheduled job once, and keep a ledger of every fire."""
 
 
-for command in (*serving.COMMANDS, *looking.COMMANDS, *asking.COMMANDS, *declaring.COMMANDS):
-    commands.add_command(command)
+for part in (serving, looking, asking, declaring, importing):
+    for command in part.COMMANDS:
+        commands.add_command(command)
 
 
 def main() -> None:
