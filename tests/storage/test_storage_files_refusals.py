@@ -4,14 +4,16 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lockd.errors import Unavailable
+from lockd.errors import StaleToken, Unavailable
 from lockd_storage import NotFenceable, OutsideFence
 from lockd_storage.filesystem import FileFence
+from tests.servers.valkey import wait_until
 from tests.storage.leases import GivenLease
 
 LEASE = GivenLease(33)
@@ -29,8 +31,8 @@ def fence(tmp_path: Path) -> FileFence:
 def goes_on(fence: FileFence, tmp_path: Path) -> Iterator[None]:
     """Whatever was refused, the next holder installs and writes."""
     yield
-    fence.install(GivenLease(34))
-    with fence.write(GivenLease(34)) as files:
+    fence.install(GivenLease(50))
+    with fence.write(GivenLease(50)) as files:
         files.write("after", b"")
     assert (tmp_path / "after").exists()
 
@@ -145,6 +147,23 @@ def test_a_directory_within_that_has_a_fence_of_its_own_is_left_to_that(
                 files.delete(path)
     with inner.write(GivenLease(50)) as files:
         files.write("deep/x", b"")
+
+
+def test_s1_an_install_that_was_overtaken_while_it_waited_is_stale(fence: FileFence) -> None:
+    """34 waits for 33's block; meanwhile 40 raises the mark, and is too impatient to wait."""
+    with ThreadPoolExecutor(1) as pool:
+        with fence.write(LEASE):
+            waiting = pool.submit(fence.install, GivenLease(34))
+            wait_until(lambda: standing(fence) == 34)
+            with pytest.raises(Unavailable):
+                fence.install(GivenLease(40), timeout=0.01)
+        with pytest.raises(StaleToken, match="mark is 40"):
+            waiting.result(20)
+
+
+def standing(fence: FileFence) -> int | None:
+    mark = fence.mark("orders")
+    return None if mark is None else mark.token
 
 
 def test_a_link_is_replaced_and_not_followed(fence: FileFence, tmp_path: Path) -> None:

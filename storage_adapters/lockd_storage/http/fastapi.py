@@ -51,7 +51,8 @@ def fenced_by(resource: str, block: OpenBlock) -> Any:
     The block is left, and so committed, after the handler has returned and before the reply is sent:
     a refused commit is answered with the refusal, never with the handler's 200. FastAPI's usual
     dependencies with `yield` end after the reply. What the handler hands over to run later, a streamed
-    body or a background task, runs outside the block: nothing of it is fenced. A raised error, an HTTPException too, rolls back.
+    body or a background task, runs outside the block: nothing of it is fenced. A raised error, an
+    HTTPException too, rolls back.
     """
     presented = _presented_for(resource)
 
