@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -33,11 +34,22 @@ class Facts:
             self.backfills = rows(backfill)
             self.revisions = rows(schedule_revision)
             self.effects = Counter(connection.scalars(text("SELECT fire FROM effects")))
+        self.end: datetime | None = None
+        """Up to when fires are looked at; None: to where their schedules stand."""
         self.names = {row.id: row.name for row in self.schedules}
         self.specs = {row.id: JobSpec.from_json(row.name, row.definition) for row in self.schedules}
         self.attempts_of: dict[int, list[Any]] = {}
         for one in self.attempts:
             self.attempts_of.setdefault(one.run_id, []).append(one)
+
+    def forget_from(self, moment: datetime) -> None:
+        """Leave out what fired then or later: it need not have ended."""
+        self.runs = [one for one in self.runs if one.fire_time < moment]
+        kept = {one.id for one in self.runs}
+        self.attempts = [one for one in self.attempts if one.run_id in kept]
+        self.outbox = [one for one in self.outbox if one.run_id in kept]
+        self.effects = Counter({fire: count for fire, count in self.effects.items() if int(fire) in kept})
+        self.end = moment
 
 
 def breaches(facts: Facts, *, effect_jobs: set[str], holders: dict[int, str] | None = None) -> list[str]:
@@ -89,7 +101,7 @@ def _nominal(facts: Facts, row: Any) -> Iterator[Any]:
     for (trigger, began_at), ends_at in zip(spans, ends, strict=True):
         fire = trigger.first(began_at)
         while fire is not None:
-            if fire >= row.next_fire_at if ends_at is None else fire > ends_at:
+            if fire >= (facts.end or row.next_fire_at) if ends_at is None else fire > ends_at:
                 break
             yield fire
             fire = trigger.next_after(fire)
