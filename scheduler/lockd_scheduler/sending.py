@@ -34,6 +34,7 @@ TOGETHER_MAX = 20
 POLL_SECONDS = 1.0
 TIDY_SECONDS = 600.0
 FAULT_PAUSE_SECONDS = 60.0
+THREAD_NAME = "lockd-scheduler-notices"
 _STOP_SECONDS = TRY_SECONDS + 5
 
 assert CLAIM.total_seconds() > 2 * TRY_SECONDS
@@ -83,7 +84,9 @@ class Sender:
         self._figures = figures
         self._is_stopping = threading.Event()
         self._is_told = False
-        self._thread = threading.Thread(target=self._send_on, name="lockd-scheduler-notices", daemon=True)
+        # httpx logs whole URLs, and that of a webhook is often the key to it.
+        logging.getLogger("httpx").addFilter(_is_not_ours)
+        self._thread = threading.Thread(target=self._send_on, name=THREAD_NAME, daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -130,6 +133,10 @@ class Sender:
         elif not failed and self._is_told:
             logger.info("webhook %s takes notices again", webhook.place)
         self._is_told = bool(failed)
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return record.threadName != THREAD_NAME
 
 
 async def _try_all(webhook: Webhook, notices: list[Notice]) -> list[str | None]:

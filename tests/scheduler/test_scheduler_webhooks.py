@@ -292,6 +292,19 @@ def test_the_thread_sends_what_comes_and_stops_while_the_webhook_hangs(
     assert rows(world.engine)[0].error == "no answer within 0.5 s"
 
 
+def test_the_log_never_has_the_webhooks_path(
+    world: World, box: Outbox, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """httpx logs each request with its whole URL, which is often all it takes to use a webhook."""
+    caplog.set_level("INFO")
+    sender = Sender(box, Webhook(receiver.url), Figures())
+    sender.start()
+    assert receiver.arrived.wait(PATIENCE)
+    sender.stop()
+    assert rows(world.engine)[0].sent_at is not None
+    assert "hook" not in "".join(record.getMessage() for record in caplog.records)
+
+
 def test_pauses_double_up_to_a_quarter_of_an_hour() -> None:
     assert [pause_after(tries).total_seconds() for tries in (1, 2, 3, 9, 10_000)] == [5, 10, 20, 900, 900]
 

@@ -79,6 +79,7 @@ class HttpSide:
             app,
             lifespan="on",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             http=_Connection,
