@@ -211,6 +211,14 @@ def test_the_page_offers_what_the_role_allows_and_its_forms_check_again(site: Si
         assert http.post("/start", data={"job": "backup", "token": token}).status_code == 303
 
 
+def test_a_viewers_own_token_lets_no_form_of_theirs_change_anything(site: Site) -> None:
+    site.http.post("/login", data={"user": "vera", "password": PASSWORDS["vera"]})
+    token = token_of(site.http.get("/"))
+    for path in ("/pause", "/resume", "/start", "/backfill"):
+        assert site.http.post(path, data={"job": "tick", "token": token}).status_code == 403, path
+    assert site.http.get("/api/v1/jobs/tick").json()["state"] == "active"
+
+
 def test_a_wrong_name_or_password_is_told_apart_by_nothing(site: Site) -> None:
     answers = [
         site.http.get("/api/v1/jobs", auth=auth).json()
