@@ -39,7 +39,9 @@ class FarEnd:
         self.connections += 1
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
+            headers: dict[str, str] = {}
+            for name, _, value in (line.partition(": ") for line in head[1:] if line):
+                assert headers.setdefault(name.lower(), value) == value, f"{name} came twice"
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.requests.append((head[0], headers, body))
             await self.answer(writer)
