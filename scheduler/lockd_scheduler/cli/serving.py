@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from lockd_scheduler.cli.options import with_db
+from lockd_scheduler.cli.options import open_ledger, with_db
 from lockd_scheduler.engines import open_engine
-from lockd_scheduler.errors import BadSchedule
+from lockd_scheduler.errors import BadSchedule, SchedulerError
 from lockd_scheduler.loading import load_cron
 from lockd_scheduler.outside import DEFAULT_LISTEN, WEBHOOK_VARIABLE
+from lockd_scheduler.reports import list_scopes
 from lockd_storage.schema import upgrade
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -37,10 +38,19 @@ def serve(jobs: str, db: str, endpoints: str | None, **settings: Any) -> None:
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     cron = load_cron(jobs)
-    if not cron.jobs:
+    if not cron.jobs and not _is_known(db, cron.name):
         raise BadSchedule(f"{jobs}: the scheduler {cron.name!r} has no jobs")
     is_idle = cron.serve(db=db, lockd=endpoints, **settings)
     sys.exit(0 if is_idle else 1)
+
+
+def _is_known(db: str, scope: str) -> bool:
+    """Whether the ledger has schedules of that scheduler: from files, then."""
+    try:
+        with open_ledger(db) as engine:
+            return scope in list_scopes(engine)
+    except SchedulerError:
+        return False
 
 
 @click.group("db")
