@@ -16,6 +16,7 @@ import click
 from lockd.cli.exits import NotChangedError, RefusedError
 from lockd.cli.options import PATIENCE_SECONDS, Access, Duration, as_json, with_access
 from lockd.cli.output import show_facts, show_json, show_table
+from lockd.errors import OutcomeUnknown, Unavailable
 from lockd.ids import Fence
 from lockd_storage.fencing import Floor
 from lockd_storage.upkeep import UPKEEP_SECONDS, FloorChange, KeptMark, UpkeepPort, adopted, raised
@@ -165,8 +166,14 @@ def _age(seconds: float) -> timedelta:
 
 
 def _fresh_fence(access: Access) -> Fence:
-    with access.client(name=PROBE_LOCK) as client, client.lock(PROBE_LOCK, wait=PATIENCE_SECONDS) as lease:
-        return Fence.parse(lease.fence)
+    try:
+        with (
+            access.client(name=PROBE_LOCK) as client,
+            client.lock(PROBE_LOCK, wait=PATIENCE_SECONDS) as lease,
+        ):
+            return Fence.parse(lease.fence)
+    except (Unavailable, OutcomeUnknown) as error:
+        raise Unavailable(f"none was given, and lockd can't be asked for one: {error}") from error
 
 
 def _of_same_cluster(fence: Fence, upkeep: UpkeepPort) -> Fence:

@@ -14,6 +14,7 @@ from redis.cluster import RedisCluster
 
 import lockd
 from lockd.cli import main
+from lockd.cli.options import Access
 from lockd.errors import StaleToken
 from lockd.testing.ports import free_port
 from lockd_storage import NotInstalled
@@ -64,6 +65,19 @@ def refused(status: int, out: str, err: str) -> str:
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     return err
+
+
+def test_without_a_token_and_without_lockd_it_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how_long: Any = Access.client.__kwdefaults__
+    monkeypatch.setitem(how_long, "ttl", 1.0)
+    fences = Fences(sqlite_url(tmp_path), capsys)
+    assert fences("upgrade")[0] == 0
+    for verb in ("raise-floor", "adopt"):
+        status, out, err = fences(verb, "--endpoints", f"127.0.0.1:{free_port()}")
+        assert (status, out) == (3, "")
+        assert "none was given, and lockd can't be asked for one" in err
 
 
 def test_pitfall_11_a_restore_end_to_end(node: LockdProcess, tmp_path: Path) -> None:
