@@ -89,9 +89,8 @@ class MariadbServer:
         """
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
-        for (table,) in self.execute(f"SHOW TABLES FROM {template}") if template else ():
-            self.execute(f"CREATE TABLE {name}.{table} LIKE {template}.{table}")
-            self.execute(f"INSERT INTO {name}.{table} SELECT * FROM {template}.{table}")
+        if template is not None:
+            self._copy(template, name)
         try:
             yield f"mysql+pymysql://root@127.0.0.1:{self.port}/{name}"
         finally:
@@ -103,6 +102,13 @@ class MariadbServer:
         with _connect(self.port) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             return list(cursor.fetchall())
+
+    def _copy(self, template: str, name: str) -> None:
+        with _connect(self.port) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SHOW TABLES FROM {template}")
+            for (table,) in cursor.fetchall():
+                cursor.execute(f"CREATE TABLE {name}.{table} LIKE {template}.{table}")
+                cursor.execute(f"INSERT INTO {name}.{table} SELECT * FROM {template}.{table}")
 
     def _end_sessions(self, database: str) -> None:
         # DROP DATABASE would wait for a transaction that a failed test left open.
