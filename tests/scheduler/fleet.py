@@ -108,6 +108,14 @@ class Fleet:
         self._all.append(process)
         return process
 
+    def await_serving(self) -> None:
+        """Wait until every replica that was started serves: before that SIGTERM just ends it."""
+        eventually(
+            lambda: self.log().count("INFO serving scope") >= len(self._all),
+            "all replicas serve",
+            patience=PATIENCE_S,
+        )
+
     def office(self) -> tuple[int, int]:
         """The office's token and its holder's process id; (0, 0) while nobody has held it."""
         with self.engine.connect() as connection:
@@ -199,6 +207,7 @@ def running_fleet(
     try:
         for _ in range(replicas):
             fleet.start()
+        fleet.await_serving()
         fleet.await_successor(0)
         yield fleet
     finally:

@@ -30,6 +30,7 @@ def kill_often(fleet: Fleet, count: int, draw: random.Random, *, tell: bool = Fa
     kinds: Counter[str] = Counter()
     start = time.monotonic()
     for number in range(count):
+        fleet.await_serving()
         token, _ = fleet.office()
         active = fleet.active()
         time.sleep(draw.uniform(0.0, 1.0))  # a fire each second: anywhere between two of them

@@ -24,6 +24,7 @@ def restart_all(fleet: Fleet, restarts: int, *, tell: bool = False) -> list[int]
     for number in range(restarts):
         for process in list(fleet.replicas):
             fleet.start()
+            fleet.await_serving()
             statuses.append(fleet.leave(process))
             fleet.active()
         if tell:

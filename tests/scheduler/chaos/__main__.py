@@ -35,6 +35,8 @@ def _campaign(seeds: range, ledgers: Ledgers, db: str) -> Campaign:
                 print(f"seed {seed}: {sentence}", flush=True)
         if seed in campaign.broken:
             print(f"again: python -m tests.scheduler.chaos --db {db} --seeds {seed}", flush=True)
+        if campaign.seeds % 50 == 0:
+            print(f"{campaign.seeds} seeds, {campaign.kills} kills", flush=True)
     faults = Counter(place.split(" ", 1)[0] for place in campaign.places.elements())
     print(f"{campaign.seeds} seeds on {db} in {time.monotonic() - began_at:.0f} s: {campaign.kills} kills")
     print(f"faults: {dict(faults)}; at {len(campaign.places)} different places")
