@@ -25,7 +25,7 @@ from tests.storage.hunt.s3 import S3Arena
 from tests.storage.hunt.sql import SqlHands
 from tests.storage.hunt.sqlite import SqliteArena
 
-SEEDS = range(25)
+SEEDS = range(15)
 FEWER_SEEDS = {"s3": range(6), "mariadb": range(8), "http": range(6)}
 """Where a game takes long: for requests over HTTP, or for not knowing who waits."""
 

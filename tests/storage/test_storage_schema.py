@@ -29,8 +29,8 @@ def upgrade_in_process(url: str) -> None:
 
 def check_many_at_once(url: str) -> None:
     # "spawn": a fork would take the test's own connections along.
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        pool.map(upgrade_in_process, [url] * 3)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(upgrade_in_process, [url] * 2)
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         assert set(sa.inspect(connection).get_table_names()) == FENCE_TABLES
