@@ -226,11 +226,13 @@ def fenced(
     WrongMode: a semaphore's lease; a shared one that is to write; a write under `access="read"`.
     LeaseLost: the lease's deadline has passed, or the server ended a transaction that stood still.
     OutcomeUnknown: the reply to the COMMIT was lost; it may have been applied (SAFETY S9).
-    NotFenceable: AUTOCOMMIT, a second database, two-phase, a replica, or a transaction that was open
-    before.
+    NotFenceable: AUTOCOMMIT, a second database, two-phase, a replica, a transaction that was open
+    before, or SQL text that would end this one.
     Anything else is the body's or the database's own error, unchanged.
 
-    What goes around SQLAlchemy goes around the check: a driver's own cursor or commit() is not seen.
+    What goes around SQLAlchemy goes around the check: a driver's own cursor or commit() is not seen, nor
+    is a COMMIT behind another statement of the same text, or in a procedure of MariaDB's. What follows
+    it the guards of a table refuse.
     """
     condition = fence.condition(
         (lease, *more_leases),
