@@ -105,6 +105,9 @@ class _Keeper:
         if row.definition["trigger"] != definition["trigger"]:
             if row.parked_at is None:
                 settle_fires(self._connection, self._mandate, row.id, now=self._now)
+                # That may have ended a pause, which is a revision of its own.
+                again = select(schedule).where(schedule.c.id == row.id)
+                row = self._connection.execute(again).one()
             moved = {"next_fire_at": spec.first_fire(self._now), **_after(spec)}
         self.change(row, "changed", definition, {**resumed, **moved})
 

@@ -41,6 +41,22 @@ def process(world: World, seen: list[tuple[Run, str]]) -> Process:
     return process
 
 
+def test_a_trigger_that_is_changed_when_a_pause_has_just_ended_has_both_revisions(world: World) -> None:
+    """Ending the pause and changing the trigger are two revisions, and the office can be taken."""
+
+    @world.cron.every("1m", name="tick")
+    def tick() -> None: ...
+
+    world.process().elected(1).turn()
+    until = world.clock.now() + 2 * MINUTE
+    Asking(world.engine, "ops").pause("tick", until=until, now=world.clock.now())
+    world.clock.turn(3 * MINUTE)
+    changed = Cron("ops")
+    changed.every("7m", name="tick")(lambda: None)
+    world.process(changed).elected(2)
+    assert world.schedules()[0].revision == 4
+
+
 def test_p5_a_trigger_that_is_changed_during_a_pause_leaves_rows_for_what_fell_into_it(world: World) -> None:
     """P5: the pause goes on under the new trigger, and the old one's fires have their row."""
 
@@ -199,6 +215,8 @@ def test_a_backfill_runs_every_fire_of_its_range_a_few_at_a_time(
 def test_a_cancelled_backfill_makes_nothing_more(world: World, asking: Asking, process: Process) -> None:
     number = asking.backfill("tick", start=NOON - HOUR * 5, end=NOON, parallel=2, now=NOON)
     process.turn()
+    with pytest.raises(SchedulerError, match="no backfill"):
+        Asking(world.engine, "another").cancel_backfill(number, now=NOON)
     asking.cancel_backfill(number, now=NOON)
     process.turn()
     process.run_all()
