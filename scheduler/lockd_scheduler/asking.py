@@ -170,10 +170,12 @@ class Asking:
 
     def cancel_backfill(self, backfill_id: int, *, now: datetime) -> None:
         """Make no further run of a backfill, and ask for the end of those it has made."""
+        ours = select(schedule.c.id).where(schedule.c.scope == self._scope)
         with self._engine.begin() as connection:
             found = connection.execute(
                 update(backfill)
                 .where(backfill.c.id == backfill_id, backfill.c.cancelled_at.is_(None))
+                .where(backfill.c.schedule_id.in_(ours))
                 .values(cancelled_at=now, next_fire_at=None)
             )
             if found.rowcount == 0:

@@ -17,6 +17,7 @@ from lockd_scheduler.outputs import write_output
 from lockd_scheduler.outside import Outside, OutsideSettings
 from lockd_scheduler.runs import State
 from lockd_scheduler.web import Users
+from lockd_scheduler.web.queries import needs_admin
 from lockd_storage.schema import upgrade
 from tests.scheduler.harness import NOON, World
 from tests.scheduler.sites import PASSWORDS, Site, auth_file, served
@@ -191,6 +192,14 @@ def test_a_viewer_looks_an_operator_changes_and_an_admin_runs_shell_jobs(site: S
     with site.as_user("vera") as http:
         runs = http.get("/api/v1/runs", params={"job": "backup"}).json()["runs"]
         assert [run["asked_by"] for run in runs] == ["anna"]
+
+
+def test_whatever_the_ledger_names_to_be_run_needs_an_admin() -> None:
+    """A process job of a file may name any function, os.system too: it is as good as a shell line."""
+    assert needs_admin({"runner": {"kind": "shell", "command": "true"}})
+    assert needs_admin({"runner": {"kind": "process", "function": "os:system"}})
+    assert not needs_admin({"runner": {"kind": "process"}})
+    assert not needs_admin({})
 
 
 def test_the_page_offers_what_the_role_allows_and_its_forms_check_again(site: Site) -> None:

@@ -70,9 +70,11 @@ class Desk:
         return models.Changed(changed=True)
 
     def _check_may_run(self, user: User, job: str) -> None:
-        """A shell job runs commands as this service's user: starting one needs an admin."""
-        if self._known(job).kind == "shell" and not user.may(Role.ADMIN):
-            raise ProblemError(403, "not allowed", f"{job!r} is a shell job: that needs the role admin")
+        """Such a job runs what the ledger says as this service's user: starting one needs an admin."""
+        if self._known(job).needs_admin and not user.may(Role.ADMIN):
+            raise ProblemError(
+                403, "not allowed", f"{job!r} runs what its definition says: that needs the role admin"
+            )
 
     def _known(self, job: str) -> models.JobDetail:
         known = self.queries.job(job, fires=0)

@@ -142,6 +142,7 @@ class Job(Told):
     paused_until: AwareDatetime | None
     pause_note: str | None
     kind: str = Field(description="function, process, shell, http, celery or dask.")
+    needs_admin: bool = Field(description="Its definition names what is run, so starting it needs an admin.")
     next_fires: list[AwareDatetime]
     waiting: int
     running: int

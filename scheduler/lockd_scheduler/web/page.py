@@ -163,7 +163,7 @@ class Page:
             runs=self._desk.queries.runs(models.ListRuns(job=name, limit=15)).runs,
             backfills=self._desk.queries.backfills(models.OfJob(job=name, limit=5)).backfills,
             revisions=self._desk.queries.revisions(models.OfJob(job=name, limit=10)).revisions,
-            may_run=caller.user.may(Role.ADMIN if job.kind == "shell" else Role.OPERATOR),
+            may_run=caller.user.may(Role.ADMIN if job.needs_admin else Role.OPERATOR),
         )
 
     def _runs(self, request: Request, caller: Caller) -> Response:

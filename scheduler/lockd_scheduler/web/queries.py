@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, Select, and_, case, func, select, tex
 from sqlalchemy.sql.elements import ColumnElement
 
 from lockd_scheduler.audit import audit
+from lockd_scheduler.declared import SHELL
 from lockd_scheduler.dialects import now_of
 from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.engines import reading
@@ -356,6 +357,7 @@ def _job(row: AnyRow, facts: _Facts, fires: int) -> models.Job:
         paused_until=row.paused_until,
         pause_note=row.pause_note,
         kind=runner_kind(row.definition),
+        needs_admin=needs_admin(row.definition),
         next_fires=_next_fires(spec, row.next_fire_at, fires) if state in ("active", "paused") else [],
         waiting=facts.waiting.get(row.id, 0),
         running=facts.running.get(row.id, 0),
@@ -375,6 +377,12 @@ def runner_kind(definition: Mapping[str, Any]) -> str:
     """How a definition's work is done; a function of the code unless it says something else."""
     kind: str = definition.get("runner", {}).get("kind", "function")
     return kind
+
+
+def needs_admin(definition: Mapping[str, Any]) -> bool:
+    """Whether the ledger says what is run, a command or any function by its name, and not the code."""
+    runner = definition.get("runner", {})
+    return runner.get("kind") == SHELL or "function" in runner
 
 
 def _next_fires(spec: JobSpec, first: datetime | None, fires: int) -> list[datetime]:
