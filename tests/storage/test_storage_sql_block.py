@@ -267,7 +267,7 @@ def test_a_database_without_the_store_says_what_to_call(sql: SqlStore, lease: Gi
 
 def test_other_databases_are_refused_by_name() -> None:
     with pytest.raises(NotFenceable, match="oracle"):
-        SqlFence(sa.create_mock_engine("oracle://", lambda *_: None))  # type: ignore[arg-type]
+        SqlFence(sa.create_mock_engine("oracle://", lambda *_: None))  # type: ignore[call-overload]
 
 
 def can_install_at_once(sql: SqlStore, lease: GivenLease) -> bool:
