@@ -7,7 +7,7 @@ import sys
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import lockd
@@ -38,8 +38,7 @@ def migrate(engine: Engine) -> None:
 def main(database: str) -> None:
     """Write as before, which is refused, then close order 1 under the lock `orders`."""
     engine = create_engine(database)
-    if not inspect(engine).has_table("orders"):
-        Base.metadata.create_all(engine)
+    Base.metadata.create_all(engine)
     migrate(engine)
     guard_engine(engine)  # (2) the same refusal from Python, earlier and with better words
     fence = SqlFence(engine)  # (3)

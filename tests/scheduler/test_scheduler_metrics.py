@@ -46,15 +46,17 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def running(db_url: str, ports: list[int]) -> Iterator[tuple[Service, httpx.Client]]:
-    """A service with a job each second, which fails at even ones, and its HTTP side."""
+    """A service with a job each second, every other of which fails, and its HTTP side."""
     cron = Cron("ops")
     ended = threading.Event()
+    seen: list[int] = []
 
     @cron.every("1s", name="tick", overlap="allow")
     def tick(run: Run) -> None:
-        if run.id > 2:
+        seen.append(run.id)
+        if len(seen) > 2:
             ended.set()
-        if run.id % 2:
+        if len(seen) % 2:
             raise RuntimeError("odd")
 
     settings = Settings.from_words(db=db_url, listen_http="127.0.0.1:0")
