@@ -24,7 +24,12 @@ metadata = sa.MetaData()
 
 def _rows(name: str) -> sa.Table:
     return sa.Table(
-        name, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Integer)
+        name,
+        metadata,
+        sa.Column(
+            "id", sa.Integer, primary_key=True, autoincrement=False
+        ),  # MariaDB takes a 0 for "the next"
+        sa.Column("value", sa.Integer),
     )
 
 
