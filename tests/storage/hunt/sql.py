@@ -140,9 +140,13 @@ class SqlHands:
     def close(self) -> None: ...
 
     def work(self, book: Book) -> None:
-        with self.opened(book.draw) as target, self.block(target, book):
-            for _ in range(book.draw.randint(1, 4)):
-                self._step(target, book)
+        with self.opened(book.draw) as target:
+            with self.block(target, book):
+                for _ in range(book.draw.randint(1, 4)):
+                    self._step(target, book)
+            # What comes after the block says nothing of it: SQLAlchemy resets the isolation level of a
+            # connection that it takes back, and hands on the driver's error if that has gone meanwhile.
+            book.end(Outcome.ACKNOWLEDGED)
 
     @contextmanager
     def opened(self, draw: Random) -> Iterator[Session | sa.Connection]:
