@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from lockd.cli.exits import ExitStatus
-from lockd.cli.options import PATIENCE_SECONDS, Access, as_json, with_access
+from lockd.cli.options import PATIENCE_SECONDS, Access, WholeNumber, as_json, with_access
 from lockd.cli.output import show_facts, show_json
 from lockd.client.aio import AsyncClient
 from lockd.errors import LockdError, LockTimeout
@@ -33,7 +33,7 @@ class _Tally:
 @click.command()
 @click.option(
     "--clients",
-    type=click.IntRange(1, CLIENTS_MAX),
+    type=WholeNumber(1, CLIENTS_MAX),
     default=8,
     show_default=True,
     help="Each with a connection and a session of its own, all in this process.",

@@ -14,6 +14,7 @@ from lockd.cli.options import (
     Access,
     Duration,
     LockName,
+    WholeNumber,
     as_json,
     with_access,
     with_max_hold,
@@ -41,10 +42,10 @@ from lockd.ids import TOKEN_MAX
 )
 @with_shared
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Of a semaphore of N units; no fence then."
+    "--limit", type=WholeNumber(min=1), metavar="N", help="Of a semaphore of N units; no fence then."
 )
 @click.option(
-    "--weight", type=click.IntRange(min=1), metavar="N", help="Units of --limit to take.  [default: 1]"
+    "--weight", type=WholeNumber(min=1), metavar="N", help="Units of --limit to take.  [default: 1]"
 )
 @with_max_hold
 @click.option(
@@ -124,7 +125,7 @@ def renew(*, access: Access, session: str, as_json: bool) -> ExitStatus:
 
 @click.command()
 @click.argument("name", type=LockName())
-@click.argument("token", type=click.IntRange(1, TOKEN_MAX))
+@click.argument("token", type=WholeNumber(1, TOKEN_MAX))
 @click.option("--session", required=True, help="The session that holds it, as `lockd acquire` printed it.")
 @as_json
 @with_access
@@ -144,7 +145,7 @@ def release(*, access: Access, name: str, token: int, session: str, as_json: boo
 @click.option("--reason", required=True, metavar="TEXT", help="What its holder and the log are told.")
 @click.option(
     "--token",
-    type=click.IntRange(1, TOKEN_MAX),
+    type=WholeNumber(1, TOKEN_MAX),
     help="Which grant.  [default: the one that holds the lock now, if there is only one]",
 )
 @click.option(

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from lockd.cli.exits import ExitStatus
-from lockd.cli.options import Access, LockName, as_json, with_access
+from lockd.cli.options import Access, LockName, WholeNumber, as_json, with_access
 from lockd.cli.output import duration, lock_document, party, queue_document, show_facts, show_json, show_table
 from lockd.client.inspection import LockInfo, QueueInfo, SessionInfo, parsed
 from lockd.ids import TOKEN_MAX
@@ -96,7 +96,7 @@ def _row(lock: LockInfo) -> tuple[object, ...]:
 
 @click.command()
 @click.argument("name", type=LockName())
-@click.argument("token", type=click.IntRange(1, TOKEN_MAX))
+@click.argument("token", type=WholeNumber(1, TOKEN_MAX))
 @as_json
 @with_access
 def validate(*, access: Access, name: str, token: int, as_json: bool) -> ExitStatus:

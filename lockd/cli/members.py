@@ -12,7 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from lockd.cli.exits import ExitStatus, NotChangedError
-from lockd.cli.options import PATIENCE_SECONDS, Access, as_json, with_access
+from lockd.cli.options import PATIENCE_SECONDS, Access, WholeNumber, as_json, with_access
 from lockd.cli.output import role_of, show_json, show_table
 from lockd.client import cluster
 from lockd.client.cluster import MembersReply
@@ -38,7 +38,7 @@ class PeerAddress(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-_ID: Final = click.IntRange(1, NODE_ID_MAX)
+_ID: Final = WholeNumber(1, NODE_ID_MAX)
 _force = click.option(
     "--force",
     is_flag=True,

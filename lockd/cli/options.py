@@ -60,6 +60,12 @@ class Duration(click.ParamType[float | None]):
             self.fail(str(error), param, ctx)
 
 
+class WholeNumber(click.IntRange):
+    """A click.IntRange whose refusal of what is no number at all reads as a sentence."""
+
+    name = "whole number"
+
+
 class LockName(click.ParamType[str]):
     """A lock's name: the cluster has the other rules, these are what can't be sent to it."""
 

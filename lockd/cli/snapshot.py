@@ -20,7 +20,7 @@ from click.core import ParameterSource
 
 from lockd.cli.exits import DamagedFileError, RefusedError
 from lockd.cli.members import PeerAddress
-from lockd.cli.options import Access, as_json, with_access
+from lockd.cli.options import Access, WholeNumber, as_json, with_access
 from lockd.cli.output import duration, show_facts, show_json
 from lockd.client import cluster
 from lockd.disk.errors import DamagedFile, DataDirError
@@ -119,7 +119,7 @@ def inspect(*, file: Path, as_json: bool) -> None:
 @click.option("--data-dir", type=_DIRECTORY, metavar="DIR", required=True, help="New or empty.")
 @click.option(
     "--node-id",
-    type=click.IntRange(1, NODE_ID_MAX),
+    type=WholeNumber(1, NODE_ID_MAX),
     default=1,
     show_default=True,
     metavar="N",

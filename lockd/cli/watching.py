@@ -5,7 +5,7 @@ from typing import Any
 import click
 import msgspec
 
-from lockd.cli.options import Access, LockName, as_json, with_access
+from lockd.cli.options import Access, LockName, WholeNumber, as_json, with_access
 from lockd.cli.output import show_json
 from lockd.client.election import Leader
 from lockd.client.inspection import LockEvent, parsed
@@ -16,7 +16,7 @@ from lockd.client.inspection import LockEvent, parsed
 @click.option(
     "--from",
     "revision",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     metavar="REVISION",
     help="Begin with what happened after it; `inspect --json` and each event tell one.  [default: now]",
 )

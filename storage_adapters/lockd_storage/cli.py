@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from lockd.cli.exits import NotChangedError, RefusedError
-from lockd.cli.options import PATIENCE_SECONDS, Access, Duration, as_json, with_access
+from lockd.cli.options import PATIENCE_SECONDS, Access, Duration, WholeNumber, as_json, with_access
 from lockd.cli.output import show_facts, show_json, show_table
 from lockd.errors import OutcomeUnknown, Unavailable
 from lockd.ids import Fence
@@ -97,7 +97,7 @@ def purge(*, older_than: float, prefix: str, db: str, timeout: float, yes: bool,
 
 
 @fences.command("raise-floor")
-@click.argument("token", type=click.IntRange(min=1), required=False)
+@click.argument("token", type=WholeNumber(min=1), required=False)
 @with_db
 @with_timeout
 @with_yes

@@ -162,7 +162,7 @@ def test_what_is_so_already_is_no_refusal(served: Served, lockd: Lockd) -> None:
         (("add", "4", "0.0.0.0:7421"), "every address"),
         (("add", "4", "d\udcff:1"), "surrogates not allowed"),
         (("remove",), "Missing argument 'ID'"),
-        (("transfer", "x"), "not a valid integer"),
+        (("transfer", "x"), "not a valid whole number"),
         (("swap", "4"), "No such command 'swap'"),
         (("--endpoints", "elsewhere:1", "remove", "4"), "options go behind the command"),
         (("--json", "remove", "4"), "options go behind the command"),

@@ -251,7 +251,7 @@ def test_what_is_no_database_or_has_no_store_is_one_line(
     [
         (("adopt", "50", "--yes"), "'50' is not a fence"),
         (("raise-floor", str(2**53 - 1), "--yes"), "tokens above it"),
-        (("raise-floor", "fifty", "--yes"), "not a valid integer"),
+        (("raise-floor", "fifty", "--yes"), "not a valid whole number"),
         (("purge", "--yes"), "--older-than"),
         (("purge", "--older-than", "soon", "--yes"), "'soon' is not a duration"),
         (("purge", "--older-than", "999999d", "--yes"), "hundred years"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from lockd.cli.options import WholeNumber
 from lockd_scheduler.cli.options import (
     as_json,
     open_desk,
@@ -75,7 +76,7 @@ def start(
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN", type=click.IntRange(1))
+@click.argument("run_id", metavar="RUN", type=WholeNumber(1))
 @click.option("--reason", help="Why, for the ledger.")
 @with_scope
 @with_db
@@ -127,7 +128,7 @@ def resume(job: str, note: str | None, scope: str | None, db: str) -> None:
 @click.argument("job", required=False)
 @click.argument("span", metavar="[FROM..TO]", required=False)
 @click.option("--parallel", type=int, default=1, show_default=True, help="Runs at a time.")
-@click.option("--cancel", "cancelled", metavar="ID", type=click.IntRange(1), help="End a backfill.")
+@click.option("--cancel", "cancelled", metavar="ID", type=WholeNumber(1), help="End a backfill.")
 @with_scope
 @with_db
 @as_json

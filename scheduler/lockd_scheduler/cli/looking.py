@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import click
 from sqlalchemy import Engine
 
+from lockd.cli.options import WholeNumber
 from lockd_scheduler.cli.auditing import audit
 from lockd_scheduler.cli.options import (
     as_json,
@@ -44,7 +45,7 @@ POLL_SECONDS = 0.5
     "--kind", type=click.Choice((SCHEDULED, MANUAL, AFTER, BACKFILL)), help="Only runs of this kind."
 )
 @click.option("--since", metavar="7d|TIME", help="Only runs with a fire time from then on.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--limit", type=WholeNumber(1, 100_000), default=50, show_default=True)
 @with_scope
 @with_db
 @as_json
@@ -81,7 +82,7 @@ def runs(
     help="Where clocks change.",
 )
 @click.option("--from", "start", metavar="TIME", help="ISO 8601, UTC if it has no offset. Default: now.")
-@click.option("--count", type=click.IntRange(1, 10_000), default=5, show_default=True)
+@click.option("--count", type=WholeNumber(1, 10_000), default=5, show_default=True)
 @with_scope
 @with_db
 @click.option("--json", "as_json", is_flag=True, help="A list of UTC times in ISO 8601.")
@@ -112,9 +113,9 @@ def next_fires(
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN", type=click.IntRange(1))
+@click.argument("run_id", metavar="RUN", type=WholeNumber(1))
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
-@click.option("--attempt", "number", type=click.IntRange(1), help="Only this try of the run.")
+@click.option("--attempt", "number", type=WholeNumber(1), help="Only this try of the run.")
 @with_scope
 @with_db
 def logs(run_id: int, follow: bool, number: int | None, scope: str | None, db: str) -> None:  # noqa: FBT001
