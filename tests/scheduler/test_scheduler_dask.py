@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lockd.testing.ports import free_port
 from lockd_scheduler.loading import load_cron
 from tests.scheduler.handing import JOBS, Handing, at_the_ledgers_time, claimed_by, send, silent_too_long
 from tests.scheduler.harness import MINUTE, World
 from tests.scheduler.running import is_alive, until
-from tests.servers.process import free_port
 
 ENGINE = """
 from lockd_scheduler.handover.dask import DaskEngine

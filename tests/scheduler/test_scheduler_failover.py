@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lockd.testing.ports import free_port
 
 BIN = Path(sys.executable).parent
 PATIENCE = 40.0
@@ -35,7 +36,7 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.client_port, self.peer_port, self.http_port = _free_ports(3)
+        self.client_port, self.peer_port, self.http_port = free_port(), free_port(), free_port()
         self._processes: list[subprocess.Popen[bytes]] = []
         (folder / "jobs.py").write_text(JOBS)
 
@@ -161,13 +162,3 @@ def _until(condition: Callable[[], bool], machine: Machine) -> None:
     while not condition():
         assert time.monotonic() < give_up, f"waited in vain; the log:\n{machine.log()}"
         time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from lockd.testing.ports import free_port
 from lockd_scheduler.asking import Asking
 from lockd_scheduler.runners import http_call
 from tests.scheduler.harness import MINUTE, SECOND, World
 from tests.scheduler.running import ran, said, underway, until
-from tests.servers.process import free_port
 
 KEY = "ops/call/scheduled/2026-06-01T12:00:00Z"
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from tests.servers.process import PortTakenError, free_port, run_as, start_guarded, stop, unprivileged
+from lockd.testing.ports import free_port
+from tests.servers.process import run_as, start_guarded, stop, unprivileged
 
 START_SECONDS = 30.0
 _APT_SECONDS = 50.0
@@ -148,10 +149,7 @@ def running_mariadb(programs: Programs, settings: Sequence[str] = ()) -> Iterato
 
     `settings` go over those of tests: DURABLE for a benchmark.
     """
-    try:
-        guardian, port = _start(programs, settings)
-    except PortTakenError:
-        guardian, port = _start(programs, settings)
+    guardian, port = _start(programs, settings)
     try:
         yield MariadbServer(port)
     finally:
@@ -203,8 +201,6 @@ def _serve(
     log = home / "log"
     text = log.read_text() if log.exists() else "(no log)"
     stop(guardian)
-    if "Address already in use" in text:
-        raise PortTakenError(text)
     raise RuntimeError(f"MariaDB did not start:\n{text}")
 
 

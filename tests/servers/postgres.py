@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.servers.process import PortTakenError, free_port, run_as, start_guarded, stop, unprivileged
+from lockd.testing.ports import free_port
+from tests.servers.process import run_as, start_guarded, stop, unprivileged
 
 START_SECONDS = 30.0
 
@@ -69,10 +70,7 @@ def running_postgres(settings: Mapping[str, str] | None = None) -> Iterator[Post
     `settings` go over those of tests: DURABLE for a benchmark.
     """
     chosen = {**SETTINGS, **(settings or {})}
-    try:
-        guardian, port = _start(chosen)
-    except PortTakenError:
-        guardian, port = _start(chosen)
+    guardian, port = _start(chosen)
     try:
         yield PostgresServer(port)
     finally:
@@ -121,8 +119,6 @@ def _serve(
     log = home / "log"
     text = log.read_text() if log.exists() else "(no log)"
     stop(guardian)
-    if "could not create any TCP" in text:
-        raise PortTakenError(text)
     raise RuntimeError(f"PostgreSQL did not start:\n{text}")
 
 

@@ -1,8 +1,7 @@
-"""What launchers of real servers share: an unprivileged user, a free port, and a guardian that ends them."""
+"""What launchers of real servers share: an unprivileged user, and a guardian that ends them."""
 
 import os
 import pwd
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,19 +10,9 @@ from pathlib import Path
 GUARDIAN = Path(__file__).with_name("guardian.py")
 
 
-class PortTakenError(Exception):
-    """Between our asking for a free port and the server's binding it, another process took it."""
-
-
 def unprivileged() -> pwd.struct_passwd | None:
     """Whom servers run as when the tests run as root; None when the tests' own user will do."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run_as(

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from lockd.testing.ports import free_port
 from tests.servers.moto import S3Server, s3_client
-from tests.servers.process import free_port, start_guarded, stop, unprivileged
+from tests.servers.process import start_guarded, stop, unprivileged
 
 START_SECONDS = 60.0
 PORTS = ("master.port", "volume.port", "filer.port", "s3.port")

@@ -22,7 +22,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.servers.process import PortTakenError, free_port, start_guarded, stop, unprivileged
+from lockd.testing.ports import free_port
+from tests.servers.process import start_guarded, stop, unprivileged
 
 START_SECONDS = 20.0
 SLOTS = 16_384
@@ -86,10 +87,7 @@ class ValkeyServer:
 @contextmanager
 def running_valkey(program: Program = Program.VALKEY_9, **settings: str) -> Iterator[ValkeyServer]:
     """Start a server; `settings` are lines of its configuration, with `_` for `-`."""
-    try:
-        server = _start(program, settings)
-    except PortTakenError:
-        server = _start(program, settings)
+    server = _start(program, settings)
     try:
         yield server
     finally:
@@ -167,8 +165,6 @@ def _start(program: Program, settings: dict[str, str]) -> ValkeyServer:
     log = home / "log"
     text = log.read_text() if log.exists() else "(no log)"
     stop(guardian)
-    if "Address already in use" in text:
-        raise PortTakenError(text)
     raise RuntimeError(f"the server did not start:\n{text}")
 
 

@@ -11,8 +11,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from lockd.errors import OutcomeUnknown, StaleToken, Unavailable
+from lockd.testing.ports import free_port
 from lockd_storage.redis import AsyncRedisFence, RedisFence
-from tests.servers.process import free_port
 from tests.servers.proxy import LossyProxy, lossy_proxy
 from tests.servers.valkey import ValkeyServer, running_replica, running_valkey, wait_until
 from tests.storage.leases import GivenLease

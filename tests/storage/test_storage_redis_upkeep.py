@@ -11,10 +11,10 @@ from redis.retry import Retry
 
 from lockd.errors import OutcomeUnknown, StaleToken, Unavailable
 from lockd.ids import ClusterId
+from lockd.testing.ports import free_port
 from lockd_storage import NotDurable, NotInstalled, WrongCluster
 from lockd_storage.fencing import Floor
 from lockd_storage.redis import RedisFence, RedisUpkeep
-from tests.servers.process import free_port
 from tests.servers.proxy import lossy_proxy
 from tests.servers.valkey import ValkeyServer
 from tests.storage.leases import CLUSTER, INCARNATION, OTHER_CLUSTER, GivenLease

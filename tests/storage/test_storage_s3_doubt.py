@@ -17,10 +17,10 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
 from lockd.errors import OutcomeUnknown, StaleToken, Unavailable
+from lockd.testing.ports import free_port
 from lockd_storage import NotFenceable
 from lockd_storage.s3 import S3Fence
 from tests.servers.moto import S3Server, s3_client
-from tests.servers.process import free_port
 from tests.servers.proxy import LossyProxy, lossy_proxy
 from tests.storage.leases import GivenLease
 from tests.storage.s3_stores import S3Store

@@ -3,9 +3,7 @@
 import contextlib
 import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lockd
+from lockd.testing.ports import free_port
 from lockd_scheduler.demo import jobs, worker
 
 T = TypeVar("T")
@@ -44,8 +43,7 @@ class Stage:
     def __init__(self, directory: Path, database: str) -> None:
         self.directory = directory
         self.database = database
-        ports = iter(_free_ports(3 * len(NODES)))
-        self._ports = {node: (next(ports), next(ports), next(ports)) for node in NODES}
+        self._ports = {node: (free_port(), free_port(), free_port()) for node in NODES}
         self._running: dict[str, subprocess.Popen[str]] = {}
 
     @property
@@ -187,16 +185,3 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-
-
-def _free_ports(count: int) -> list[int]:
-    """So many different ports, below those that the kernel gives to outgoing connections."""
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(found) < count:
-            port = 10_000 + secrets.randbelow(22_000)
-            probe = held.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                found.append(port)
-    return found
