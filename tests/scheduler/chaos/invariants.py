@@ -80,7 +80,7 @@ def _every_fire_has_one_row(facts: Facts) -> Iterator[str]:
         count = Counter(one.fire_time for one in rows)
         yield from (f"{row.name}: {fire} has {n} rows" for fire, n in count.items() if n > 1)
         ranges = [(one.fire_time, one.skipped_until) for one in rows if one.skipped_until is not None]
-        for fire in _nominal(facts, row):
+        for fire in dict.fromkeys(_nominal(facts, row)):  # of two triggers that meet in a moment, one fire
             is_pruned = row.pruned_until is not None and fire <= row.pruned_until
             is_covered = fire in count or any(start <= fire < end for start, end in ranges)
             if not is_pruned and not is_covered:
