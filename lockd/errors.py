@@ -24,7 +24,11 @@ from typing import Any, ClassVar
 
 
 class LockdError(Exception):
-    """Base of everything that a caller of lockd may catch."""
+    """Base of everything that a caller of lockd may catch. May be pickled, and copied, with all it says."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would make it anew from the message alone, without what an error must be given.
+        return _as_it_was, (type(self), self.args), self.__dict__
 
 
 class Rejected(LockdError):
@@ -141,6 +145,10 @@ class StaleToken(LockdError):
         self.resource = resource
         self.presented = presented
         self.mark = mark
+
+
+def _as_it_was(kind: type[LockdError], args: tuple[Any, ...]) -> LockdError:
+    return kind.__new__(kind, *args)
 
 
 class CorruptData(Exception):
