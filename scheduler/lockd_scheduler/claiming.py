@@ -1,11 +1,13 @@
 """The body of the claim transaction (tx1): rows for due fires, attempts for those that are to run."""
 
+import json
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, Text, cast, or_, select, update
 
 from lockd_scheduler.backfilling import fill_back
 from lockd_scheduler.dialects import among, insert_rows, update_rows
@@ -19,12 +21,12 @@ from lockd_scheduler.runs import LIVE, State
 from lockd_scheduler.starting import Start, claim_startable, insert_attempts, let_in_waiting
 from lockd_scheduler.tables import AnyRow, backfill, run, schedule
 
-SCHEDULES_AT_ONCE_MAX = 250
+SCHEDULES_AT_ONCE_MAX = 500
 
 _DUE_COLUMNS = (
     schedule.c.id,
     schedule.c.name,
-    schedule.c.definition,
+    cast(schedule.c.definition, Text).label("definition"),
     schedule.c.revision,
     schedule.c.next_fire_at,
     schedule.c.paused_at,
@@ -55,7 +57,7 @@ def settle_fires(connection: Connection, mandate: Mandate, schedule_id: int, *, 
     left = select(*_DUE_COLUMNS).where(schedule.c.id == schedule_id, schedule.c.next_fire_at <= now)
     # What is due and was not claimed is paused: it fell into the pause, which goes on.
     for row in connection.execute(left.where(schedule.c.parked_at.is_(None))).all():
-        spec = JobSpec.from_json(row.name, row.definition)
+        spec = JobSpec.from_text(row.name, row.definition)
         end = now + timedelta.resolution
         skipped = plan(
             spec.trigger, spec.policy, next_fire_at=row.next_fire_at, now=now, running=False, paused_until=end
@@ -150,7 +152,7 @@ def _claim_fires(
             one.row.id,
             one.row.revision + 1,
             "unpaused",
-            one.row.definition,
+            json.loads(one.row.definition),
             mandate.token,
             note="its time was over",
         )
@@ -162,7 +164,7 @@ def _claim_fires(
 
 
 def _planned(row: AnyRow, running: bool, waiting: bool, *, now: datetime) -> _Planned:  # noqa: FBT001
-    spec = JobSpec.from_json(row.name, row.definition)
+    spec = JobSpec.from_text(row.name, row.definition)
     planned = plan(
         spec.trigger,
         spec.policy,
@@ -193,7 +195,7 @@ def _insert_runs(
             fire_time=row.fire_time,
             key="",
             number=1,
-            args=specs[row.schedule_id].args,
+            args=deepcopy(specs[row.schedule_id].args),
         )
         for row in sorted(made, key=lambda row: (row.fire_time, row.id))
         if row.attempts == 1

@@ -6,12 +6,11 @@ driver more than the server needs for the rows.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import (
     ARRAY,
-    BigInteger,
     Column,
     ColumnElement,
     Connection,
@@ -33,6 +32,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from lockd_scheduler.tables import AnyRow, UtcMoment
 
+T = TypeVar("T")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -96,11 +96,11 @@ def update_rows(
     return done.rowcount if done.rowcount >= 0 else None
 
 
-def among(connection: Connection, place: ColumnElement[int], ids: Iterable[int]) -> ColumnElement[bool]:
-    """Whether a column's value is one of these numbers; one statement's text, however many they are."""
+def among(connection: Connection, place: ColumnElement[T], values: Iterable[T]) -> ColumnElement[bool]:
+    """Whether a column's value is one of these; one statement's text, however many they are."""
     if connection.dialect.name == "postgresql":
-        return place == any_(literal(list(ids), ARRAY(BigInteger)))
-    return place.in_(list(ids))
+        return place == any_(literal(list(values), ARRAY(place.type)))
+    return place.in_(list(values))
 
 
 def now_of(connection: Connection) -> ColumnElement[datetime]:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Select, select, update
 
 from lockd_scheduler.dialects import among, insert_if_new, update_rows
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.mandates import AFTER
 from lockd_scheduler.policies import Notice, Overlap, Policy
 from lockd_scheduler.runs import ENDS, LIVE, SkipReason, State, after_attempt
-from lockd_scheduler.tables import attempt, outbox, run, schedule
+from lockd_scheduler.tables import AnyRow, attempt, outbox, run, schedule
 from lockd_scheduler.triggers import After
 
 CANCELS_AT_ONCE_MAX = 500
@@ -44,17 +44,16 @@ def end_runs(connection: Connection, ended: Sequence[Ended], now: datetime) -> N
     """
     if not ended:
         return
-    asked = set(
-        connection.scalars(
-            select(run.c.id).where(
-                among(connection, run.c.id, [one.run_id for one in ended]), run.c.cancel_asked_at.is_not(None)
-            )
+    whose = {
+        row.id: row
+        for row in connection.execute(
+            _whose_runs().where(among(connection, run.c.id, [one.run_id for one in ended]))
         )
-    )
+    }
     moves = []
     for one in ended:
         move = after_attempt(one.end, one.policy, attempt_number=one.number)
-        is_further = move.retry_in is not None and one.run_id not in asked
+        is_further = move.retry_in is not None and whose[one.run_id].cancel_asked_at is None
         moves.append(
             {
                 "id": one.run_id,
@@ -66,11 +65,9 @@ def end_runs(connection: Connection, ended: Sequence[Ended], now: datetime) -> N
         )
     moved = update_rows(connection, run, moves, run.c.state == State.RUNNING)
     assert moved in (len(moves), None), "a run is not running, though its attempt was"
-    final = {
-        one.run_id: one.end for one, move in zip(ended, moves, strict=True) if move["finished_at"] is not None
-    }
-    _follow(connection, final, now)
-    _notify_ends(connection, [one for one in ended if one.run_id in final], now)
+    final = [one for one, move in zip(ended, moves, strict=True) if move["finished_at"] is not None]
+    _follow(connection, [(whose[one.run_id], one.end) for one in final], now)
+    _notify_ends(connection, final, now)
 
 
 def cancel_unbegun(connection: Connection, scope: str, now: datetime) -> None:
@@ -79,8 +76,7 @@ def cancel_unbegun(connection: Connection, scope: str, now: datetime) -> None:
     An attempt that was claimed can't begin any more: its row has moved (SAFETY R1).
     """
     rows = connection.execute(
-        select(run.c.id)
-        .join(schedule, schedule.c.id == run.c.schedule_id)
+        _whose_runs()
         .where(schedule.c.scope == scope)
         .where(run.c.cancel_asked_at.is_not(None), run.c.state == State.CLAIMED)
         .limit(CANCELS_AT_ONCE_MAX)
@@ -99,7 +95,7 @@ def cancel_unbegun(connection: Connection, scope: str, now: datetime) -> None:
         .where(among(connection, run.c.id, ids), run.c.state == State.CLAIMED)
         .values(state=State.CANCELLED, finished_at=now, queued_at=None, next_attempt_at=None)
     )
-    _follow(connection, dict.fromkeys(ids, State.CANCELLED), now)
+    _follow(connection, [(row, State.CANCELLED) for row in rows], now)
 
 
 def notify_late(connection: Connection, run_ids: Sequence[int], now: datetime) -> None:
@@ -107,27 +103,31 @@ def notify_late(connection: Connection, run_ids: Sequence[int], now: datetime) -
     _notify(connection, dict.fromkeys(run_ids, Notice.LATE), now)
 
 
-def _follow(connection: Connection, final: dict[int, State], now: datetime) -> None:
+def _whose_runs() -> Select[Any]:
+    """Runs, each with its job's name: what `_follow` must know of those that have ended."""
+    return select(run.c.id, run.c.fire_time, run.c.cancel_asked_at, schedule.c.scope, schedule.c.name).join(
+        schedule, schedule.c.id == run.c.schedule_id
+    )
+
+
+def _follow(connection: Connection, final: Sequence[tuple[AnyRow, State]], now: datetime) -> None:
     """Make the runs of the jobs that come after those that have ended, one for each end."""
-    parent = schedule.alias("parent")
+    if not final:
+        return
+    # By the names alone: joined with the runs, databases without statistics compare all jobs with all.
     children = connection.execute(
-        select(
-            run.c.id.label("ended_id"),
-            run.c.fire_time,
-            schedule.c.id,
-            schedule.c.name,
-            schedule.c.definition,
-            schedule.c.after_end,
-            schedule.c.paused_at,
-        )
-        .join(parent, parent.c.id == run.c.schedule_id)
-        .join(schedule, (schedule.c.scope == parent.c.scope) & (schedule.c.after_job == parent.c.name))
-        .where(among(connection, run.c.id, final), schedule.c.parked_at.is_(None))
-        .order_by(run.c.id, schedule.c.id)
+        select(schedule)
+        .where(schedule.c.scope == final[0][0].scope, schedule.c.parked_at.is_(None))
+        .where(among(connection, schedule.c.after_job, {ended.name for ended, _ in final}))
+        .order_by(schedule.c.id)
     ).all()
-    rows = []
+    children_of: dict[str, list[AnyRow]] = {}
     for child in children:
-        if child.after_end not in _COUNTS_AS[final[child.ended_id]]:
+        children_of.setdefault(child.after_job, []).append(child)
+    rows = []
+    ends = ((one, end, child) for one, end in final for child in children_of.get(one.name, ()))
+    for ended, end, child in ends:
+        if child.after_end not in _COUNTS_AS[end]:
             continue
         spec = JobSpec.from_json(child.name, child.definition)
         skipped = _skipped(connection, child.id, spec.policy.overlap, is_paused=child.paused_at is not None)
@@ -136,8 +136,8 @@ def _follow(connection: Connection, final: dict[int, State], now: datetime) -> N
             {
                 "schedule_id": child.id,
                 "kind": AFTER,
-                "fire_time": child.fire_time,
-                "key": str(child.ended_id),
+                "fire_time": ended.fire_time,
+                "key": str(ended.id),
                 "state": State.CLAIMED if skipped is None else State.SKIPPED,
                 "reason": skipped,
                 "args": dict(spec.args),
@@ -145,7 +145,7 @@ def _follow(connection: Connection, final: dict[int, State], now: datetime) -> N
                 "next_attempt_at": now if skipped is None and not waits else None,
                 "queued_at": now if waits else None,
                 "claimed_at": now,
-                "parent_run_id": child.ended_id,
+                "parent_run_id": ended.id,
             }
         )
     if rows:

@@ -8,9 +8,9 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import update_wrapper
+from functools import lru_cache, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lockd_scheduler.testing.clock import TurnedClock
 
 NAME_CHARACTERS_MAX = 200
+DEFINITIONS_KEPT = 10_000
+"""So many of those read lately are kept as objects: to read one costs more than a fire of it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,6 +69,11 @@ class JobSpec:
             definition.get("runner", {"kind": FUNCTION}),
         )
 
+    @classmethod
+    def from_text(cls, name: str, definition: str) -> "JobSpec":
+        """Read the JSON text of what `to_json` made. Raises BadSchedule."""
+        return replace(_read(definition), name=name)
+
     @property
     def kind(self) -> str:
         """The runner's kind: "function", "process", "shell", "http", "celery" or "dask"."""
@@ -76,6 +83,11 @@ class JobSpec:
     def first_fire(self, now: datetime) -> datetime | None:
         """Where a schedule begins that is new, or whose trigger has changed."""
         return self.trigger.first(now)
+
+
+@lru_cache(maxsize=DEFINITIONS_KEPT)
+def _read(definition: str) -> JobSpec:
+    return JobSpec.from_json("", json.loads(definition))
 
 
 class Job(Generic[P, R]):

@@ -8,14 +8,14 @@ officer; only the fence row ends a tenure for certain (SAFETY R1).
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from lockd.errors import Unavailable
 from lockd_scheduler.errors import OfficeLost
 from lockd_scheduler.figures import Figures
 from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.ledger import Ledger
-from lockd_scheduler.mandates import Claimed, Mandate
+from lockd_scheduler.mandates import Mandate
 from lockd_scheduler.ports import Clock, Office, Runner, Seat
 from lockd_scheduler.tenure import Event, Phase, Tenure
 from lockd_scheduler.worker import LEDGER_ERRORS, first_line
@@ -25,6 +25,8 @@ logger = logging.getLogger("lockd_scheduler")
 POLL_SECONDS = 1.0
 """The longest pause between two looks at the ledger while active."""
 CAMPAIGN_SECONDS = 1.0
+TEND_EVERY = timedelta(seconds=0.5)
+"""The lost are looked for so often, and not at every turn: what is due goes first."""
 PRUNE_EVERY = timedelta(seconds=10)
 ERRORS_BEFORE_STEPPING_DOWN = 8
 """With the pauses between them about 10 s; then another process should try."""
@@ -51,6 +53,7 @@ class Officer:
     _errors: int = field(default=0, init=False)
     _recheck: bool = field(default=False, init=False)
     _in_trouble: bool = field(default=False, init=False)
+    _tended_at: datetime = field(default=datetime.min.replace(tzinfo=UTC), init=False)
     _prune_next: datetime | None = field(default=None, init=False)
     _pruned_to: int = field(default=0, init=False)
     _none_lost_before: datetime | None = field(default=None, init=False)
@@ -118,13 +121,16 @@ class Officer:
         if self._recheck:
             # After taking office, and after an unknown commit of ours: what is claimed and in
             # nobody's hands is claimed again.
-            self._dispatch(self.ledger.take_over(mandate, keep=self.runner.queued(), now=now))
+            self.runner.submit(self.ledger.take_over(mandate, keep=self.runner.queued(), now=now))
             self._recheck = False
         batch = self.ledger.claim_due(mandate, now=now)
         self.figures.claimed(len(batch.claimed), skipped=batch.skipped)
-        self._dispatch(batch.claimed)
-        self._mark_lost(mandate, now)
-        self._prune(mandate, now)
+        is_more_due = batch.next_due is not None and batch.next_due <= now
+        self.runner.submit(batch.claimed, more=is_more_due)
+        if abs(now - self._tended_at) >= TEND_EVERY:
+            self._tended_at = now
+            self._mark_lost(mandate, now)
+            self._prune(mandate, now)
         if batch.next_due is None:
             return POLL_SECONDS
         until_due = (batch.next_due - self.clock.now()).total_seconds()
@@ -144,10 +150,6 @@ class Officer:
         if self._prune_next is None or now >= self._prune_next:
             self._prune_next = now + PRUNE_EVERY
             self._pruned_to = self.ledger.prune(mandate, after_id=self._pruned_to, now=now)
-
-    def _dispatch(self, claimed: tuple[Claimed, ...]) -> None:
-        for one in claimed:
-            self.runner.submit(one)
 
     def _trouble(self, error: Exception) -> float:
         self._errors += 1

@@ -4,7 +4,7 @@ A clock tells what is due, never what is allowed (SAFETY R2). An office elects; 
 this process try, and the ledger's fence row decides (R1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -56,8 +56,8 @@ class Office(Protocol):
 class Runner(Protocol):
     """Starts attempts; it promises nothing about when, and nothing is lost if it forgets them."""
 
-    def submit(self, claimed: Claimed) -> None:
-        """Queue an attempt."""
+    def submit(self, claims: Sequence[Claimed], *, more: bool = False) -> None:
+        """Queue attempts; `more`: others follow at once."""
 
     def queued(self) -> frozenset[int]:
         """The ids of attempts that it will still start."""

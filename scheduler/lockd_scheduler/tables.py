@@ -27,6 +27,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -61,6 +62,12 @@ class UtcMoment(TypeDecorator[datetime]):
             return None
         assert isinstance(value, datetime)
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _index_of_few(name: str, column: str) -> Index:
+    """Of a column that is set in few rows: where the database can, the others are left out."""
+    is_set = text(f"{column} IS NOT NULL")
+    return Index(name, column, postgresql_where=is_set, sqlite_where=is_set)
 
 
 office = Table(
@@ -137,11 +144,10 @@ run = Table(
     Column("backfill_id", BigId),
     UniqueConstraint("schedule_id", "kind", "fire_time", "key", name="lockd_run_fire"),
     Index("lockd_run_state", "state", "schedule_id"),
-    Index("lockd_run_next_attempt", "next_attempt_at"),
-    Index("lockd_run_queued", "queued_at"),
-    Index("lockd_run_cancel", "cancel_asked_at"),
-    Index("lockd_run_backfill", "backfill_id"),
-    Index("lockd_run_finished", "schedule_id", "finished_at"),
+    _index_of_few("lockd_run_next_attempt", "next_attempt_at"),
+    _index_of_few("lockd_run_queued", "queued_at"),
+    _index_of_few("lockd_run_cancel", "cancel_asked_at"),
+    _index_of_few("lockd_run_backfill", "backfill_id"),
 )
 
 attempt = Table(

@@ -18,7 +18,8 @@ from lockd_scheduler.worker import Worker
 
 logger = logging.getLogger("lockd_scheduler")
 
-RESULTS_WAIT_SECONDS = 0.1
+RESULTS_WAIT_SECONDS = 0.25
+"""So long results wait at most while fires are due that have not started."""
 TOGETHER_MAX = 500
 """So many attempts share a transaction at most."""
 
@@ -42,18 +43,20 @@ class ThreadRunner:
         """Attempts that were submitted and have not ended in the ledger."""
         self._threads = 0
         self._is_waited_for_no_more = False
+        self._is_more_to_come = False
         self._is_open = self._is_closed = False
         self._changed = threading.Condition()
 
-    def submit(self, claimed: Claimed) -> None:
-        """Queue an attempt; it starts as soon as there is room."""
+    def submit(self, claims: Sequence[Claimed], *, more: bool = False) -> None:
+        """Queue attempts; they start as soon as there is room. `more`: others follow at once."""
         with self._changed:
-            if not self._is_open:
+            if claims and not self._is_open:
                 self._is_open = True
                 self._spawn(self._start_on, "lockd-scheduler-start")
                 self._spawn(self._finish_on, "lockd-scheduler-finish")
-            self._claimed.append(claimed)
-            self._unfinished += 1
+            self._claimed += claims
+            self._unfinished += len(claims)
+            self._is_more_to_come = more
             self._changed.notify_all()
 
     def queued(self) -> frozenset[int]:
@@ -66,6 +69,7 @@ class ThreadRunner:
         with self._changed:
             self._unfinished -= len(self._claimed)
             self._claimed.clear()
+            self._is_more_to_come = False
             self._changed.notify_all()
 
     def wait_idle(self, seconds: float) -> bool:
@@ -157,10 +161,14 @@ class ThreadRunner:
             self.on_finished()
 
     def _let_starts_go_first(self) -> None:
-        """While attempts are queued that there is room for, results can wait: the fires can't."""
+        """While attempts are queued that there is room for, or about to be, results can wait: fires can't."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closed or not self._claimed or self._carrying >= self._limit,
+                lambda: (
+                    self._is_closed
+                    or self._carrying >= self._limit
+                    or not (self._claimed or self._is_more_to_come)
+                ),
                 RESULTS_WAIT_SECONDS,
             )
 

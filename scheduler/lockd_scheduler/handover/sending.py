@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -56,15 +56,21 @@ class HandingOver:
         self._sendings: dict[int, _Sending] = {}
         self._is_open = self._is_closed = False
 
-    def submit(self, claimed: Claimed) -> None:
-        """Queue an attempt, here or for its engine; returns at once."""
-        job = self._jobs.get(claimed.job)
-        engine = None if job is None else self._engines.get(job.spec.kind)
-        if engine is None:
-            self._here.submit(claimed)
+    def submit(self, claims: Sequence[Claimed], *, more: bool = False) -> None:
+        """Queue attempts, here or for their engines; returns at once."""
+        now, here = time.monotonic(), []
+        sendings: dict[int, _Sending] = {}
+        for claimed in claims:
+            engine = self._engine_of(claimed.job)
+            if engine is None:
+                here.append(claimed)
+            else:
+                sendings[claimed.attempt_id] = _Sending(claimed, engine, now)
+        self._here.submit(here, more=more)
+        if not sendings:
             return
         with self._changed:
-            self._sendings[claimed.attempt_id] = _Sending(claimed, engine, time.monotonic())
+            self._sendings |= sendings
             if not self._is_open:
                 self._is_open = True
                 threading.Thread(target=self._send_on, name="lockd-scheduler-send", daemon=True).start()
@@ -88,6 +94,10 @@ class HandingOver:
             self._changed.notify_all()
         for engine in self._engines.values():
             engine.close()
+
+    def _engine_of(self, job: str) -> JobEngine | None:
+        known = self._jobs.get(job)
+        return None if known is None else self._engines.get(known.spec.kind)
 
     def _send_on(self) -> None:
         is_told = False

@@ -6,7 +6,7 @@ process sees that was paused past its lease.
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -59,9 +59,9 @@ class HeldRunner:
 
     attempts: list[Claimed] = field(default_factory=list)
 
-    def submit(self, claimed: Claimed) -> None:
+    def submit(self, claims: Sequence[Claimed], *, more: bool = False) -> None:  # noqa: ARG002
         """See ports.Runner."""
-        self.attempts.append(claimed)
+        self.attempts += claims
 
     def queued(self) -> frozenset[int]:
         """See ports.Runner."""
