@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check conformance tla mutations nemesis mixed soak hunt bench pins clean help
+.PHONY: setup demo test check conformance tla mutations nemesis mixed soak hunt kills bench pins clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,14 @@ soak: setup ## the simulated cluster: as many seeds as fit; SECONDS=n (default 6
 hunt: setup ## races of old and new holders in every kind of storage, SECONDS=n for each (default 60)
 	$(BIN)/python -m tests.storage.hunt --seconds $(or $(SECONDS),60) --seeds 0-99999
 
+kills: setup ## the scheduler's active process dies: simulated (SEEDS=0-299), 50 real deaths, ten rolling restarts
+	$(BIN)/python -m tests.scheduler.chaos --seeds $(or $(SEEDS),0-299) --db sqlite
+	$(BIN)/python -m tests.scheduler.chaos --seeds $(or $(SEEDS),0-299) --db postgres
+	$(BIN)/python -m tests.scheduler.kills --count 50 --office lockd
+	$(BIN)/python -m tests.scheduler.kills --count 50 --office row
+	$(BIN)/python -m tests.scheduler.rolling --restarts 10 --office lockd
+	$(BIN)/python -m tests.scheduler.rolling --restarts 10 --office row
+
 bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.acquire_release
 	$(BIN)/python -m benchmarks.hand_over
@@ -58,6 +66,7 @@ bench: setup ## the benchmarks, with machine and versions beside the figures
 	$(BIN)/python -m benchmarks.fenced_redis
 	$(BIN)/python -m benchmarks.fenced_objects
 	$(BIN)/python -m benchmarks.fires
+	$(BIN)/python -m benchmarks.failover
 
 pins: ## rewrite constraints.txt from pyproject.toml (needs uv on the PATH)
 	uv pip compile pyproject.toml --group dev --extra demo --extra redis --extra s3 --extra http --universal --python-version 3.11 \

@@ -62,7 +62,7 @@ class Settings:
         db: str = DEFAULT_DB,
         lockd: str | None = None,
         drain: str = "5m",
-        lease_ttl: str = "5s",
+        lease_ttl: str = "2s",
         lost_after: str = "30s",
         threads: int = 100,
         **outside: Unpack[OutsideWords],

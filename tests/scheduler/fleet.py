@@ -27,7 +27,7 @@ from tests.processes import clean_environment, eventually, process_state
 from tests.scheduler.chaos.invariants import Facts, breaches
 
 PATIENCE_S = 120.0
-LEASE_S = 3
+LEASE = "3s"
 LOST_AFTER_S = 5
 POSTGRES = {"max_connections": "300"}
 """For the server: replicas that come and go leave connections behind for a moment."""
@@ -74,10 +74,10 @@ cron.after("least-0", name="child", delivery="at_least_once", overlap="queue_all
 class Fleet:
     """Replicas of one scheduler, and the database that they share."""
 
-    def __init__(self, folder: Path, url: str, *, lockd: str | None, copies: int) -> None:
-        """`lockd`: endpoints; None: the office is a row. `copies`: two jobs each."""
+    def __init__(self, folder: Path, url: str, *, lockd: str | None, copies: int, lease: str | None) -> None:
+        """`lockd`: endpoints; None: the office is a row. `copies`: two jobs each. `lease`: of the office."""
         self.engine = open_engine(url)
-        self._folder, self._url, self._lockd, self._copies = folder, url, lockd, copies
+        self._folder, self._url, self._lockd, self._copies, self._lease = folder, url, lockd, copies, lease
         self.replicas: list[subprocess.Popen[bytes]] = []
         self._all: list[subprocess.Popen[bytes]] = []
         (folder / "jobs.py").write_text(JOBS)
@@ -89,9 +89,11 @@ class Fleet:
     def start(self) -> subprocess.Popen[bytes]:
         """One more replica; it is not waited for."""
         words = [
-            "serve", "jobs.py", "--db", self._url, "--drain", "20s", "--lease-ttl", f"{LEASE_S}s",
-            "--lost-after", f"{LOST_AFTER_S}s", "--listen-http", "off",
+            "serve", "jobs.py", "--db", self._url, "--drain", "20s", "--lost-after", f"{LOST_AFTER_S}s",
+            "--listen-http", "off",
         ]  # fmt: skip
+        if self._lease is not None:
+            words += ["--lease-ttl", self._lease]
         if self._lockd is not None:
             words += ["--lockd", self._lockd]
         command = [str(Path(sys.executable).parent / "lockd-scheduler"), *words]
@@ -129,7 +131,7 @@ class Fleet:
     def await_successor(self, token: int) -> None:
         """Wait until a later token than that is in office, and runs succeed under it."""
         eventually(
-            lambda: self.office()[0] > token and self._succeeds(),
+            lambda: self.office()[0] > token and self.succeeds(),
             f"somebody has taken over after token {token}; the log:\n{self.log()[-3000:]}",
             patience=PATIENCE_S,
         )
@@ -189,7 +191,8 @@ class Fleet:
         _, pid = self.office()
         return next((one for one in self.replicas if one.pid == pid and one.poll() is None), None)
 
-    def _succeeds(self) -> bool:
+    def succeeds(self) -> bool:
+        """Whether a run has succeeded under who is in office now."""
         query = text(
             "SELECT count(*) FROM lockd_attempt WHERE state = 'succeeded'"
             " AND office_token = (SELECT token FROM lockd_office)"
@@ -200,10 +203,16 @@ class Fleet:
 
 @contextmanager
 def running_fleet(
-    folder: Path, url: str, *, lockd: str | None = None, copies: int = 2, replicas: int = 3
+    folder: Path,
+    url: str,
+    *,
+    lockd: str | None = None,
+    copies: int = 2,
+    replicas: int = 3,
+    lease: str | None = LEASE,
 ) -> Iterator[Fleet]:
     """Replicas of which one is in office."""
-    fleet = Fleet(folder, url, lockd=lockd, copies=copies)
+    fleet = Fleet(folder, url, lockd=lockd, copies=copies, lease=lease)
     try:
         for _ in range(replicas):
             fleet.start()

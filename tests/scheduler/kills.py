@@ -15,7 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.processes import running_cluster
-from tests.scheduler.fleet import POSTGRES, Fleet, broken_promises, elapsed_since, running_fleet, summary
+from tests.scheduler.fleet import (
+    LEASE,
+    POSTGRES,
+    Fleet,
+    broken_promises,
+    elapsed_since,
+    running_fleet,
+    summary,
+)
 from tests.servers.postgres import PostgresServer, running_postgres
 
 REPLICAS = 3
@@ -51,17 +59,19 @@ def kill_often(fleet: Fleet, count: int, draw: random.Random, *, tell: bool = Fa
 
 
 @contextmanager
-def fleet_of(folder: Path, server: PostgresServer, office: str, *, copies: int = 2) -> Iterator[Fleet]:
+def fleet_of(
+    folder: Path, server: PostgresServer, office: str, *, copies: int = 2, lease: str | None = LEASE
+) -> Iterator[Fleet]:
     """Replicas on a fresh database, their office by a 3-node lockd or by a row."""
     with server.fresh_database() as url:
         if office == "row":
-            with running_fleet(folder, url, copies=copies, replicas=REPLICAS) as fleet:
+            with running_fleet(folder, url, copies=copies, replicas=REPLICAS, lease=lease) as fleet:
                 yield fleet
         else:
             with (
                 running_cluster(folder) as cluster,
                 running_fleet(
-                    folder, url, lockd=cluster.endpoints, copies=copies, replicas=REPLICAS
+                    folder, url, lockd=cluster.endpoints, copies=copies, replicas=REPLICAS, lease=lease
                 ) as fleet,
             ):
                 yield fleet

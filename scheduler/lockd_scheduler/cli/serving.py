@@ -22,7 +22,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 @with_db
 @click.option("--lockd", "endpoints", metavar="ENDPOINTS", help="lockd nodes: one active, others stand by.")
 @click.option("--drain", default="5m", show_default=True, help="How long attempts may go on after SIGTERM.")
-@click.option("--lease-ttl", default="5s", show_default=True, help="After it a dead active one is replaced.")
+@click.option("--lease-ttl", default="2s", show_default=True, help="After it a dead active one is replaced.")
 @click.option("--lost-after", default="30s", show_default=True, help="An attempt silent so long is lost.")
 @click.option("--threads", default=100, show_default=True, help="Attempts at a time.")
 @click.option(
