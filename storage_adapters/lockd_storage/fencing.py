@@ -124,6 +124,15 @@ def resource_of(lease: HeldLease, resource: str | None) -> str:
     return usable_resource(lease.lock if resource is None else resource)
 
 
+def lock_of(lease: HeldLease, resource: str) -> str:
+    """Which lock guards the resource: of a lease of several locks the one that it is named like.
+
+    Its token was drawn under all of them, so it stands in the order of each one's tokens.
+    """
+    # Only some leases have several: a header's, or a plain value of a test, need not say so.
+    return resource if resource in getattr(lease, "locks", ()) else lease.lock
+
+
 @lru_cache(maxsize=1024)
 def usable_resource(name: str) -> str:
     """The name, if a resource may have it. Raises ValueError."""

@@ -19,6 +19,7 @@ from lockd_storage.fencing import (
     check_deadline,
     judge_install,
     judge_write,
+    lock_of,
     presented_fence,
     resource_of,
     writing_fence,
@@ -55,7 +56,11 @@ class MemoryFence:
             check_deadline(lease)
             with self._changed:
                 mark = judge_install(
-                    self._marks.get(resource), floor=Floor(), resource=resource, lock=lease.lock, fence=fence
+                    self._marks.get(resource),
+                    floor=Floor(),
+                    resource=resource,
+                    lock=lock_of(lease, resource),
+                    fence=fence,
                 )
                 self._marks[resource] = mark
                 if not self._changed.wait_for(lambda: not self._older_inside(mark), timeout):

@@ -18,6 +18,8 @@ class GivenLease:
     incarnation: str = INCARNATION
     seconds: float = 30.0
     mode: str = "exclusive"
+    locks: tuple[str, ...] = ()
+    """Of a lease of several locks all their names."""
 
     @property
     def fence(self) -> str:

@@ -77,6 +77,19 @@ def test_s2_a_token_above_the_mark_is_refused_and_moves_nothing(store: Store) ->
     assert store.lines() == []
 
 
+def test_s2_a_lease_of_several_locks_installs_under_the_lock_that_a_resource_is_named_like(
+    store: Store,
+) -> None:
+    store.fence.install(GivenLease(33, lock="stock"))
+    both = GivenLease(34, lock="orders", locks=("orders", "stock"))
+    assert store.fence.install(both, "stock").lock == "stock"
+    with pytest.raises(StaleToken):
+        store.fence.install(GivenLease(33, lock="stock"))
+    assert store.fence.install(GivenLease(35, lock="stock")).lock == "stock"
+    with pytest.raises(WrongLock):
+        store.fence.install(GivenLease(36, lock="orders"), "stock")
+
+
 def test_s2_an_older_token_is_not_installed(store: Store) -> None:
     store.fence.install(GivenLease(34))
     with pytest.raises(StaleToken) as refused:

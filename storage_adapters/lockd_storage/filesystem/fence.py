@@ -16,6 +16,7 @@ from lockd_storage.fencing import (
     check_deadline,
     judge_install,
     judge_write,
+    lock_of,
     presented_fence,
     resource_of,
     writing_fence,
@@ -58,7 +59,9 @@ class FileFence:
             with locked(self._folder.marks_lock_path, Holding.EXCLUSIVE, give_up_at=give_up_at):
                 before = self._folder.read_mark(name)
                 floor = self._folder.read_floor()
-                mark = judge_install(before, floor=floor, resource=name, lock=lease.lock, fence=fence)
+                mark = judge_install(
+                    before, floor=floor, resource=name, lock=lock_of(lease, name), fence=fence
+                )
                 if mark != before:
                     with explained(self._folder.path):
                         self._folder.write_mark(mark)

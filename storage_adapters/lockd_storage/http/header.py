@@ -29,7 +29,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from lockd.ids import Fence
 from lockd_storage.errors import MalformedToken
-from lockd_storage.fencing import HeldLease, resource_of, usable_resource
+from lockd_storage.fencing import HeldLease, lock_of, resource_of, usable_resource
 
 HEADER = "Fencing-Token"
 HEADER_CHARACTERS_MAX = 8192
@@ -66,8 +66,9 @@ def fencing_header(*leases: HeldLease, resource: str | None = None) -> dict[str,
     if resource is not None and len(leases) != 1:
         raise ValueError("resource= names the resource of one lease; several are presented for their locks")
     presented = [
-        PresentedFence(Fence.parse(lease.fence), resource_of(lease, resource), lease.lock, lease.mode)
+        PresentedFence(Fence.parse(lease.fence), name, lock_of(lease, name), lease.mode)
         for lease in leases
+        for name in [resource_of(lease, resource)]
     ]
     return {HEADER: write_header(presented)}
 

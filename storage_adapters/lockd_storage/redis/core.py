@@ -18,6 +18,7 @@ from lockd_storage.fencing import (
     check_deadline,
     judge_install,
     judge_write,
+    lock_of,
     presented_fence,
     resource_of,
     writing_fence,
@@ -107,7 +108,12 @@ def install(
     try:
         yield from _refuse_eviction()
         fence = grant.fence
-        arguments = (grant.lease.lock.encode(), fence.cluster, fence.incarnation, str(fence.token))
+        arguments = (
+            lock_of(grant.lease, grant.resource).encode(),
+            fence.cluster,
+            fence.incarnation,
+            str(fence.token),
+        )
         _, *before = yield from run(scripts.INSTALL, (grant.mark_key, floor_key), arguments)
         mark = _judge_install(grant, before)
         if replicas is None:
@@ -197,7 +203,7 @@ def _judge_install(grant: Grant, before: list[bytes | None]) -> Mark:
         stored_mark(grant.resource, lock, fence),
         floor=stored_floor(floor, floor_cluster),
         resource=grant.resource,
-        lock=grant.lease.lock,
+        lock=lock_of(grant.lease, grant.resource),
         fence=grant.fence,
     )
 

@@ -17,6 +17,7 @@ from lockd_storage.fencing import (
     check_deadline,
     judge_install,
     judge_write,
+    lock_of,
     presented_fence,
     resource_of,
     writing_fence,
@@ -80,7 +81,9 @@ class S3Fence:
                 with _left_open(name, in_doubt):
                     stored = self._read(name)
                     before = None if stored is None else stored.content.mark
-                mark = judge_install(before, floor=Floor(), resource=name, lock=lease.lock, fence=fence)
+                mark = judge_install(
+                    before, floor=Floor(), resource=name, lock=lock_of(lease, name), fence=fence
+                )
                 if mark == before:
                     return mark
                 content = MarkObject(mark) if stored is None else stored.content.installed(mark)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
 from lockd_storage.errors import NotInstalled
-from lockd_storage.fencing import HeldLease, Mark
+from lockd_storage.fencing import HeldLease, Mark, lock_of
 from lockd_storage.tables import fence_marks
 
 INTERVAL_MS_MAX = 2**31 - 1
@@ -25,6 +25,11 @@ class Grant:
     lease: HeldLease
     resource: str
     fence: Fence
+
+    @property
+    def lock(self) -> str:
+        """The lock that guards the resource."""
+        return lock_of(self.lease, self.resource)
 
 
 @dataclass(frozen=True, slots=True)

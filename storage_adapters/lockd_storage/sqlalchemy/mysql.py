@@ -180,9 +180,7 @@ def _raise_mark(connection: Connection, grant: Grant) -> Mark:
     floor = read_floor(connection)
 
     def judge(mark: Mark | None) -> Mark:
-        return judge_install(
-            mark, floor=floor, resource=grant.resource, lock=grant.lease.lock, fence=grant.fence
-        )
+        return judge_install(mark, floor=floor, resource=grant.resource, lock=grant.lock, fence=grant.fence)
 
     # Read without a lock first. Marks only rise, so a refusal seen here is final, and an old holder
     # that installs again neither waits for the new one's transactions nor ends them.

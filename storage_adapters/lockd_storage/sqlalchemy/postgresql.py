@@ -72,7 +72,7 @@ class PostgresMarks:
             raise
         except OSError as error:  # asyncpg connects bare
             raise Unavailable(f"the database can't be reached: {error}") from error
-        return Mark(grant.resource, grant.lease.lock, grant.fence)
+        return Mark(grant.resource, grant.lock, grant.fence)
 
     def begin(self, connection: Connection, grant: Grant, bounds: Bounds) -> None:
         """See `MarkStore.begin`."""
@@ -153,7 +153,7 @@ def _install(engine: Engine, grant: Grant, *, timeout: float, blockers: Blockers
         ending = None if blockers is None else blockers.end_for(pid)
         try:
             connection.execute(
-                _INSTALL, {"resource": grant.resource, "lock": grant.lease.lock, "fence": str(grant.fence)}
+                _INSTALL, {"resource": grant.resource, "lock": grant.lock, "fence": str(grant.fence)}
             )
         except DBAPIError as error:
             if sqlstate(error) == CANCELED:

@@ -97,7 +97,7 @@ def _install(connection: Connection, grant: Grant) -> Mark:
         before,
         floor=read_floor(connection),
         resource=grant.resource,
-        lock=grant.lease.lock,
+        lock=grant.lock,
         fence=grant.fence,
     )
     values = {
