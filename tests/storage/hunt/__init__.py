@@ -7,7 +7,7 @@ in several transactions, with commits, savepoints and rollbacks. A conductor let
 go at a time, drawn from the seed: hooks in the library or the driver make a holder stand still
 between any two statements or requests, also those that an adapter sends by itself. A step that must wait
 for another holder stays under way while others go on. In some games connections are killed, replies lost,
-leases end, a holder stops in mid transaction until all others have ended.
+tasks cancelled, leases end, a holder stops in mid transaction until all others have ended.
 
     python -m tests.storage.hunt --adapter postgresql --seeds 0-2999    many games
     python -m tests.storage.hunt --adapter postgresql --seeds 1234      the same game again
@@ -18,6 +18,7 @@ leases end, a holder stops in mid transaction until all others have ended.
     script.py       what a holder does
     conductor.py    plays a seed
     memory.py, sqlite.py, postgresql.py, ...        the arenas
+    awaited.py      a holder behind asyncio, on a loop of the player's own, whose tasks are cancelled
     bad.py          designs that are known to be wrong, each of which the hunt must find
 
 A seed gives the same game again as far as the store allows: time-outs and a server's own threads are

@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each adapter, at most")
     given = parser.parse_args()
     # Refusals and dead connections are what this is about: a line for each would hide the verdict.
-    for name in ("lockd_storage", "sqlalchemy"):
+    for name in ("lockd_storage", "sqlalchemy", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     first, _, last = given.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)

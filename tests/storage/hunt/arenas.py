@@ -9,6 +9,7 @@ from tests.servers.moto import running_moto
 from tests.servers.postgres import running_postgres
 from tests.servers.valkey import running_valkey
 from tests.storage.hunt.arena import Arena
+from tests.storage.hunt.asyncpg import AsyncpgArena
 from tests.storage.hunt.files import FilesArena
 from tests.storage.hunt.http import HttpArena
 from tests.storage.hunt.mariadb import MariadbArena
@@ -41,6 +42,12 @@ def _sqlite_wal(folder: Path) -> Iterator[Arena]:
 def _postgresql(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
     with running_postgres() as server, server.fresh_database() as url:
         yield PostgresArena(url)
+
+
+@contextmanager
+def _asyncpg(folder: Path) -> Iterator[Arena]:  # noqa: ARG001
+    with running_postgres() as server, server.fresh_database() as url:
+        yield AsyncpgArena(url)
 
 
 @contextmanager
@@ -77,6 +84,7 @@ ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
     "sqlite": _sqlite,
     "sqlite-wal": _sqlite_wal,
     "postgresql": _postgresql,
+    "asyncpg": _asyncpg,
     "mariadb": _mariadb,
     "redis": _redis,
     "s3": _s3,

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from lockd.errors import OutcomeUnknown, StaleToken
 from lockd_storage import HeldLease
 from tests.storage.hunt.arena import Book
+from tests.storage.hunt.asyncpg import AsyncpgHands
 from tests.storage.hunt.history import View, Write
 from tests.storage.hunt.postgresql import PostgresArena
 from tests.storage.hunt.sql import SqlHands, Target, as_view, statement
@@ -48,7 +49,7 @@ def _stale(lease: HeldLease) -> StaleToken:
     return StaleToken("refused", resource=lease.lock, presented=lease.token, mark=0)
 
 
-class _OwnCheck(SqlHands):
+class OwnCheck(SqlHands):
     """Hands that check by themselves what `fenced` would, at the beginning of a block."""
 
     @contextmanager
@@ -71,7 +72,7 @@ class _OwnCheck(SqlHands):
             raise OutcomeUnknown("the reply to COMMIT was lost") from error
 
 
-class UnlockedExists(_OwnCheck):
+class UnlockedExists(OwnCheck):
     """The check is in the statement and locks nothing: PostgreSQL doesn't read the mark again."""
 
     def apply(self, target: Target, write: Write, book: Book) -> None:
@@ -88,14 +89,14 @@ class UnlockedExists(_OwnCheck):
             raise _stale(lease)
 
 
-class OnlyTheFirstTransaction(_OwnCheck):
+class OnlyTheFirstTransaction(OwnCheck):
     """The block's first transaction is checked, and those after a commit are not."""
 
     def check(self, target: Target, lease: HeldLease) -> None:
         _run(target, _BEGIN, lease)
 
 
-class MarkMovedAtFirstWrite(_OwnCheck):
+class MarkMovedAtFirstWrite(OwnCheck):
     """Acquiring installs nothing; each block raises the mark as it begins to write."""
 
     def install(self, lease: HeldLease) -> None: ...
@@ -104,7 +105,7 @@ class MarkMovedAtFirstWrite(_OwnCheck):
         _run(target, _INSTALL, lease)
 
 
-class AutoAdvance(_OwnCheck):
+class AutoAdvance(OwnCheck):
     """A write with a newer token moves the mark: a number too high shuts all others out."""
 
     def check(self, target: Target, lease: HeldLease) -> None:
@@ -112,7 +113,7 @@ class AutoAdvance(_OwnCheck):
             raise _stale(lease)
 
 
-class InstallAndWorkInOne(_OwnCheck):
+class InstallAndWorkInOne(OwnCheck):
     """Installs, reads and begins to work in one REPEATABLE READ transaction.
 
     Its snapshot is older than its wait for the transactions of before. Later ones are checked as ours are.
@@ -156,7 +157,7 @@ class InstallAndWorkInOne(_OwnCheck):
             self._connection = None
 
 
-class NoWriteLock(_OwnCheck):
+class NoWriteLock(OwnCheck):
     """On SQLite: compares before the transaction has become the one writer."""
 
     def check(self, target: Target, lease: HeldLease) -> None:
@@ -165,13 +166,16 @@ class NoWriteLock(_OwnCheck):
             raise _stale(lease)
 
 
-class KeyShare(PostgresArena):
-    """The store's own function, with the weaker lock that lets the mark move under a writer."""
+def weakened(arena: PostgresArena) -> PostgresArena:
+    """The store's own function, with a KEY SHARE lock, which lets the mark move under a writer."""
+    with arena.engine.begin() as connection:
+        body = connection.exec_driver_sql("SELECT pg_get_functiondef('lockd_fence_begin'::regproc)")
+        weaker = body.scalar_one().replace("FOR SHARE", "FOR KEY SHARE")
+        assert weaker.count("FOR KEY SHARE") == 1
+        connection.execute(sa.text(weaker.replace(":", r"\:")))
+    return arena
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        with self._engine.begin() as connection:
-            body = connection.exec_driver_sql("SELECT pg_get_functiondef('lockd_fence_begin'::regproc)")
-            weaker = body.scalar_one().replace("FOR SHARE", "FOR KEY SHARE")
-            assert weaker.count("FOR KEY SHARE") == 1
-            connection.execute(sa.text(weaker.replace(":", r"\:")))
+
+def behind_asyncio(hands: type[OwnCheck]) -> type[SqlHands]:
+    """The same design, by asyncpg."""
+    return type(f"Async{hands.__name__}", (hands, AsyncpgHands), {})

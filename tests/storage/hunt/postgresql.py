@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from lockd_storage.schema import upgrade
 from tests.servers.proxy import LossyProxy, lossy_proxy
-from tests.storage.hunt.arena import Fault
+from tests.storage.hunt.arena import Fault, Hands
 from tests.storage.hunt.history import View
 from tests.storage.hunt.players import Player, current
 from tests.storage.hunt.sql import Places, SqlHands, look, metadata, pausing
@@ -32,8 +32,8 @@ class Wires:
 
     def __init__(self, url: sa.URL, proxy: LossyProxy) -> None:
         self.proxy = proxy
-        self.straight = pausing(sa.create_engine(url, pool_size=3))
-        self.proxied = pausing(sa.create_engine(url.set(port=proxy.port), pool_size=3))
+        self.straight = self.open(url)
+        self.proxied = self.open(url.set(port=proxy.port))
         self._open: dict[int, Any] = {}
         for engine in (self.straight, self.proxied):
             event.listen(engine, "checkout", self._checked_out)
@@ -46,14 +46,27 @@ class Wires:
     def _checked_in(self, driver: Any, *_: object) -> None:
         self._open.pop(id(driver), None)
 
+    def open(self, url: sa.URL) -> sa.Engine:
+        """An engine that pauses."""
+        return pausing(sa.create_engine(url, pool_size=3))
+
+    def pid(self, driver: Any) -> int | None:
+        """The server process behind a connection, unless that is closed."""
+        return None if driver.closed else driver.info.backend_pid
+
+    def cut(self, driver: Any) -> None:
+        """Close a connection's socket."""
+        driver.close()
+
     def pids(self) -> list[int]:
         """The server processes that work for the player now."""
-        return [driver.info.backend_pid for driver in list(self._open.values()) if not driver.closed]
+        found = map(self.pid, list(self._open.values()))
+        return [pid for pid in found if pid is not None]
 
     def hang_up(self) -> None:
         """Close the player's sockets under its feet."""
         for driver in list(self._open.values()):
-            driver.close()
+            self.cut(driver)
 
     def close(self) -> None:
         self.straight.dispose()
@@ -63,13 +76,15 @@ class Wires:
 class PostgresArena:
     name = "postgresql"
     hands_type: type[SqlHands] = PostgresHands
+    wires_type: type[Wires] = Wires
+    losable: tuple[bytes, ...] = LOSABLE
 
     def __init__(self, url: str) -> None:
         self.resources: Sequence[str] = ()
         self._url = sa.make_url(url)
-        self._engine = sa.create_engine(url)
-        upgrade(self._engine)
-        metadata.create_all(self._engine)
+        self.engine = sa.create_engine(url)
+        upgrade(self.engine)
+        metadata.create_all(self.engine)
         self._stack = ExitStack()
         self._monitor = self._stack.enter_context(
             psycopg.connect(
@@ -88,21 +103,21 @@ class PostgresArena:
         self._places = Places(self.resources)
         for wires in self._wires.values():
             wires.proxy.lose = None
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             self._places.empty(connection)
 
-    def hands(self, player: Player, draw: Random) -> SqlHands:
+    def hands(self, player: Player, draw: Random) -> Hands:
         if player not in self._wires:
             assert self._url.port is not None
             proxy = self._stack.enter_context(lossy_proxy(self._url.port))
-            self._wires[player] = Wires(self._url, proxy)
+            self._wires[player] = self.wires_type(self._url, proxy)
             self._stack.callback(self._wires[player].close)
         wires = self._wires[player]
         engine = wires.proxied if draw.random() < THROUGH_PROXY else wires.straight
-        return self.hands_type(engine, self._places, looking=self._engine, install_seconds=INSTALL_SECONDS)
+        return self.hands_type(engine, self._places, looking=self.engine, install_seconds=INSTALL_SECONDS)
 
     def look(self) -> View:
-        return look(self._engine, self._places)
+        return look(self.engine, self._places)
 
     def waiting(self, players: Sequence[Player]) -> set[Player]:
         """Those with a lock that is asked for and not granted. Granting is the releaser's act: no lag."""
@@ -120,7 +135,7 @@ class PostgresArena:
                 self._monitor.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
 
         found = [Fault("killed", kill), Fault("hung up", wires.hang_up, in_its_thread=True)]
-        for words in LOSABLE:
+        for words in self.losable:
 
             def lose(words: bytes = words) -> None:
                 wires.proxy.lose = words
@@ -130,4 +145,4 @@ class PostgresArena:
 
     def close(self) -> None:
         self._stack.close()
-        self._engine.dispose()
+        self.engine.dispose()

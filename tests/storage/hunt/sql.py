@@ -150,15 +150,21 @@ class SqlHands:
 
     @contextmanager
     def opened(self, draw: Random) -> Iterator[Session | sa.Connection]:
-        engine = self.engine
-        if self.levels:
-            engine = engine.execution_options(isolation_level=draw.choice(self.levels))
+        engine = self.levelled(draw)
         if draw.random() < 0.5:
             with Session(engine) as session:
                 yield session
         else:
             with engine.connect() as connection:
                 yield connection
+
+    def levelled(self, draw: Random) -> sa.Engine:
+        """The engine, at one of the isolation levels that are tried."""
+        return (
+            self.engine.execution_options(isolation_level=draw.choice(self.levels))
+            if self.levels
+            else self.engine
+        )
 
     def block(self, target: Session | sa.Connection, book: Book) -> AbstractContextManager[Any]:
         return fenced(target, self.fence, *book.leases)
