@@ -126,9 +126,9 @@ def test_pitfall_05_the_hunt_finds_a_key_share_lock(postgres_url: str) -> None:
 @pytest.mark.parametrize(
     ("hands", "first_seed"),  # shortly before one that finds it: a game behind asyncio takes twice as long
     [
-        pytest.param(bad.OnlyTheFirstTransaction, 17, id="pitfall_03_only_the_first_transaction"),
-        pytest.param(bad.UnlockedExists, 25, id="pitfall_04_unlocked_exists"),
-        pytest.param(bad.InstallAndWorkInOne, 3, id="pitfall_06_install_and_work_in_one"),
+        pytest.param(bad.OnlyTheFirstTransaction, 12, id="pitfall_03_only_the_first_transaction"),
+        pytest.param(bad.UnlockedExists, 15, id="pitfall_04_unlocked_exists"),
+        pytest.param(bad.InstallAndWorkInOne, 1, id="pitfall_06_install_and_work_in_one"),
     ],
 )
 def test_the_hunt_finds_what_is_known_to_be_wrong_behind_asyncio(

@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.servers.proxy import LossyProxy
 from tests.storage.hunt.arena import Fault, Hands
-from tests.storage.hunt.awaited import AsyncSqlHands, Loop, OnLoop, pausing
+from tests.storage.hunt.awaited import AsyncSqlHands, Loop, OnLoop
 from tests.storage.hunt.players import Player
 from tests.storage.hunt.postgresql import LEVELS, PostgresArena, Wires
-from tests.storage.hunt.sql import SqlHands
+from tests.storage.hunt.sql import SqlHands, pausing
 from tests.storage.leases import CLUSTER
 
 
@@ -28,7 +28,7 @@ class AsyncWires(Wires):
         super().__init__(url.set(drivername="postgresql+asyncpg"), proxy)
 
     def open(self, url: sa.URL) -> sa.Engine:
-        return pausing(create_async_engine(url, pool_size=3), self.loop)
+        return pausing(create_async_engine(url, pool_size=3).sync_engine, self.loop.pause)
 
     def pid(self, driver: Any) -> int | None:
         connection = driver.driver_connection

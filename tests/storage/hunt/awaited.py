@@ -12,7 +12,6 @@ from random import Random
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -56,23 +55,13 @@ class Loop:
         if self._verb is not None:
             self._verb.cancel()
 
-    def pauses_now(self) -> bool:
-        """Whether it is the verb's own task that runs, and not one that works beside it."""
-        return self._verb is not None and asyncio.current_task() is self._verb
+    def pause(self) -> None:
+        """As `players.pause`, unless it is a task that works beside the verb."""
+        if self._verb is not None and asyncio.current_task() is self._verb:
+            pause()
 
     def close(self) -> None:
         self._loop.close()
-
-
-def pausing(engine: AsyncEngine, loop: Loop) -> sa.Engine:
-    """As `sql.pausing`. Gives the engine that is called inside of a verb."""
-
-    def after(*_: object) -> None:
-        if loop.pauses_now():
-            pause()
-
-    event.listen(engine.sync_engine, "after_cursor_execute", after)
-    return engine.sync_engine
 
 
 class OnLoop:

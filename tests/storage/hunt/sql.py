@@ -94,12 +94,22 @@ def statement(write: Write) -> sa.Insert | sa.Update:
     return REGISTERS.update().where(REGISTERS.c.place == write.place).values(values)
 
 
-def pausing(engine: sa.Engine) -> sa.Engine:
-    """Stand still after each statement, also those that the fence sends by itself."""
+def pausing(engine: sa.Engine, stand_still: Callable[[], None] = pause) -> sa.Engine:
+    """Stand still after each statement, also those that the fence sends by itself, and after its check.
+
+    The check goes to the driver, and nobody is told of it: the first statement of a transaction follows it.
+    """
+
+    def before(connection: sa.Connection, *_: object) -> None:
+        transaction = connection.get_transaction()
+        if connection.info.get(pausing) is not transaction:
+            connection.info[pausing] = transaction
+            stand_still()
 
     def after(*_: object) -> None:
-        pause()
+        stand_still()
 
+    event.listen(engine, "before_cursor_execute", before)
     event.listen(engine, "after_cursor_execute", after)
     return engine
 
