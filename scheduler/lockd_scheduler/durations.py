@@ -24,8 +24,8 @@ def parse_duration(text: str) -> timedelta:
 
     Raises BadSchedule.
     """
-    if not _WHOLE.fullmatch(text):
-        raise BadSchedule(f"{text[:40]!r} is not a duration: write it like 30s, 5m or 1h30m")
+    if not isinstance(text, str) or not _WHOLE.fullmatch(text):
+        raise BadSchedule(f"{repr(text)[:42]} is not a duration: write it like 30s, 5m or 1h30m")
     parts = _PART.findall(text)
     try:
         length = sum((int(number) * _UNITS[unit] for number, unit in parts), timedelta())

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, Select, inspect, select
+from sqlalchemy import Engine, Select, inspect, or_, select
 
 from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import SchedulerError
@@ -110,6 +110,28 @@ def list_attempts(engine: Engine, run_id: int) -> list[AttemptLine]:
     query = select(*(attempt.c[name] for name in _ATTEMPT_COLUMNS)).where(attempt.c.run_id == run_id)
     with reading(engine) as connection:
         return [AttemptLine(*row) for row in connection.execute(query.order_by(attempt.c.number))]
+
+
+def job_meant(engine: Engine, word: str, scope: str | None = None) -> str | None:
+    """The job that a person means: the one of that name, else the only one whose function is called so.
+
+    "nightly" is `jobs:nightly` where no other module has one. None if there is none; raises
+    SchedulerError if there are several.
+    """
+    query = select(schedule.c.name).where(
+        or_(schedule.c.name == word, schedule.c.name.endswith(f":{word}", autoescape=True))
+    )
+    if scope is not None:
+        query = query.where(schedule.c.scope == scope)
+    with reading(engine) as connection:
+        found = set(connection.scalars(query))
+    if word in found:
+        return word
+    # Compared once more: a database's own comparison may take capitals for small letters.
+    names = sorted(name for name in found if name.endswith(f":{word}"))
+    if len(names) > 1:
+        raise SchedulerError(f"{word!r} may be any of {', '.join(names[:10])}: name one in full")
+    return names[0] if names else None
 
 
 def schedule_definition(engine: Engine, name: str, scope: str | None = None) -> dict[str, Any] | None:

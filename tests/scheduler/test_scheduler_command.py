@@ -44,6 +44,7 @@ GOOD = 'from lockd_scheduler import Cron\ncron = Cron()\n@cron.every("1h")\ndef 
         (GOOD, ["serve", "jobs.py:other"], "'other' is not a Cron"),
         ("from lockd_scheduler import Cron\ncron = Cron()", ["serve", "jobs.py"], "has no jobs"),
         (GOOD.replace("1h", "soon"), ["serve", "jobs.py"], "jobs.py, line 3: 'soon' is not a duration"),
+        (GOOD.replace('"1h"', "30"), ["serve", "jobs.py"], "jobs.py, line 3: 30 is not a duration"),
         (GOOD, ["serve", "jobs.py", "--db", "nonsense"], "--db is not a database URL"),
         (GOOD, ["serve", "jobs.py", "--db", "oracle://x/y"], "choose sqlite, postgresql"),
         (GOOD, ["serve", "jobs.py", "--db", "sqlite://"], "needs a file"),
@@ -97,6 +98,42 @@ def test_next_prints_utc_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert json.loads(out) == ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]
     _, out, _ = command(monkeypatch, capsys, *words)
     assert out.splitlines()[1] == "2026-03-29T01:00:00Z"
+
+
+def test_next_prints_the_fires_of_a_line_with_h(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["next", "H 3 * * sun", "--from", "2026-06-01", "--count", "2", "--json"]
+    status, out, errors = command(monkeypatch, capsys, *words)
+    first, second = json.loads(out)
+    assert (status, first[:14], second[:14]) == (0, "2026-06-07T03:", "2026-06-14T03:")
+    assert "a job's own name decides what H stands for" in errors
+
+
+def test_a_job_is_named_by_its_function_where_that_is_clear(
+    world: World,
+    engine: Engine,
+    db_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("jobs:nightly", "jobs:weekly", "more:weekly", "poll"):
+        world.cron.every("1m", name=name)(lambda: None)
+    process = world.process().elected(4)
+    process.turn()
+    process.run_all()
+    engine.dispose()
+
+    def typed(*words: str) -> tuple[int, str, str]:
+        return command(monkeypatch, capsys, *words, "--db", db_url)
+
+    for words in (("runs",), ("start",), ("audit",), ("pause",), ("resume",), ("next",)):
+        assert typed(*words, "poll")[0] == typed(*words, "nightly")[0], words
+        assert typed(*words, "nobody")[0] == 2
+        status, _, errors = typed(*words, "weekly")
+        assert (status, "jobs:weekly, more:weekly" in errors) == (2, True)
+    assert [one["job"] for one in json.loads(typed("runs", "nightly", "--json")[1])] == ["jobs:nightly"]
+    assert "backfill 1 of 'jobs:nightly'" in typed("backfill", "nightly", "2026-01-01..2026-01-02")[1]
 
 
 def test_runs_and_next_tell_what_the_ledger_has(

@@ -53,6 +53,7 @@ def start(
     args = _read_args(pairs, document)
     moment = None if at is None else read_moment(at, "--at")
     with open_desk(db, scope) as desk:
+        job = desk.job(job)
         run_id = desk.asking.start(
             job,
             args=args,
@@ -107,6 +108,7 @@ def pause(job: str, until: str | None, note: str | None, scope: str | None, db: 
     """Let JOB fire no more. What falls into the pause is written down as skipped."""
     end = None if until is None else read_moment(until, "--until")
     with open_desk(db, scope) as desk:
+        job = desk.job(job)
         is_new = desk.asking.pause(job, note=note, until=end, by=whoever_asks(), now=desk.now)
     text = f"{job!r} is paused" + ("" if end is None else f" until {iso_text(end)}")
     click.echo(text if is_new else f"{text}; it was before, this is its note and its end now")
@@ -120,6 +122,7 @@ def pause(job: str, until: str | None, note: str | None, scope: str | None, db: 
 def resume(job: str, note: str | None, scope: str | None, db: str) -> None:
     """Let JOB fire again, from its next fire on."""
     with open_desk(db, scope) as desk:
+        job = desk.job(job)
         was_paused = desk.asking.resume(job, note=note, by=whoever_asks(), now=desk.now)
     click.echo(f"{job!r} fires again" if was_paused else f"{job!r} was not paused")
 
@@ -153,6 +156,7 @@ def backfill(
         raise BadSchedule("name a job and a range, like: backfill nightly 2027-03-01..2027-03-08")
     first, last = read_range(span, "the range")
     with open_desk(db, scope) as desk:
+        job = desk.job(job)
         number = desk.asking.backfill(
             job, start=first, end=last, parallel=parallel, by=whoever_asks(), now=desk.now
         )

@@ -12,7 +12,7 @@ from lockd_scheduler.cli.options import as_json, chosen_scope, open_ledger, read
 from lockd_scheduler.cli.output import iso_text, show_json, show_table, utc_text
 from lockd_scheduler.errors import BadSchedule
 from lockd_scheduler.ledger import Ledger
-from lockd_scheduler.reports import schedule_definition
+from lockd_scheduler.reports import job_meant, schedule_definition
 
 MISSES_SHOWN_MAX = 1_000
 
@@ -31,10 +31,11 @@ def audit(job: str | None, since: str, scope: str | None, db: str, as_json: bool
         start = read_past(since, "--since", now)
         if start >= now:
             raise BadSchedule(f"--since {since} is not in the past")
-        if job is not None and schedule_definition(engine, job, chosen) is None:
+        meant = None if job is None else job_meant(engine, job, chosen)
+        if job is not None and (meant is None or schedule_definition(engine, meant, chosen) is None):
             raise BadSchedule(f"the ledger has no job {job!r}")
         total: Counter[Verdict] = Counter()
-        found = _counted(judge(engine, since=start, now=now, scope=chosen, job=job), total)
+        found = _counted(judge(engine, since=start, now=now, scope=chosen, job=meant), total)
         if as_json:
             jobs = [one.to_json() for one in found]
             show_json({"since": iso_text(start), "until": iso_text(now), "total": dict(total), "jobs": jobs})

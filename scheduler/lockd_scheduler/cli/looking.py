@@ -26,6 +26,7 @@ from lockd_scheduler.outputs import ROWS_AT_ONCE_MAX, read_output
 from lockd_scheduler.reports import (
     AttemptLine,
     RunLine,
+    job_meant,
     list_attempts,
     list_runs,
     one_run,
@@ -63,7 +64,10 @@ def runs(
     moment = None if since is None else read_past(since, "--since", datetime.now(UTC))
     with open_ledger(db) as engine:
         chosen = None if scope is None else chosen_scope(engine, scope)
-        lines = list_runs(engine, job=job, state=state, limit=limit, scope=chosen, kind=kind, since=moment)
+        meant = None if job is None else job_meant(engine, job, chosen)
+        if job is not None and meant is None:
+            raise BadSchedule(f"the ledger has no job {job!r}")
+        lines = list_runs(engine, job=meant, state=state, limit=limit, scope=chosen, kind=kind, since=moment)
     if as_json:
         show_json([line.to_json() for line in lines])
         return
@@ -99,7 +103,14 @@ def next_fires(
     """Print the next fires of a JOB in the ledger, or of a cron line."""
     line = job_or_cron.strip()
     is_line = " " in line or line.startswith("@")
-    trigger = read_schedule(line, tz=tz, dst=dst) if is_line else _trigger_of(job_or_cron, db, scope)
+    # An H of a line without a job stands for some value of it, the same each time.
+    trigger = (
+        read_schedule(line, tz=tz, dst=dst, slot=line) if is_line else _trigger_of(job_or_cron, db, scope)
+    )
+    if is_line and any(term.startswith("H") for field in line.split() for term in field.split(",")):
+        click.echo(
+            "a job's own name decides what H stands for; these are the fires of one such job", err=True
+        )
     fires: list[datetime] = []
     fire = trigger.first(datetime.now(UTC) if start is None else read_moment(start, "--from"))
     while fire is not None and len(fires) < count:
@@ -172,7 +183,7 @@ class _Teller:
 
 def _trigger_of(job: str, db: str, scope: str | None) -> Trigger:
     with open_ledger(db) as engine:
-        definition = schedule_definition(engine, job, scope)
+        definition = schedule_definition(engine, job_meant(engine, job, scope) or job, scope)
     if definition is None:
         raise BadSchedule(f"the ledger has no job {job!r}, and it is not a cron line")
     return trigger_from_json(definition["trigger"])

@@ -18,7 +18,7 @@ from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.engines import open_engine
 from lockd_scheduler.errors import BadSchedule, SchedulerError
 from lockd_scheduler.ledger import Ledger
-from lockd_scheduler.reports import check_is_ledger, list_scopes
+from lockd_scheduler.reports import check_is_ledger, job_meant, list_scopes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +55,10 @@ class Desk:
     asking: Asking
     now: datetime
     """By the database's clock, which also says what is due."""
+
+    def job(self, word: str) -> str:
+        """The name of the job that is meant; the word itself if there is none."""
+        return job_meant(self.engine, word, self.scope) or word
 
 
 @contextmanager
