@@ -144,6 +144,11 @@ def test_pitfall_05_the_hunt_finds_a_key_share_lock_behind_asyncio(postgres_url:
     assert is_found(bad.weakened(AsyncpgArena(postgres_url)), first_seed=12)
 
 
+@pytest.mark.mariadb
+def test_pitfall_20_the_hunt_finds_a_variable_that_stays_on_a_pooled_connection(mariadb_url: str) -> None:
+    assert is_found(bad.LeftoverVariable(mariadb_url), first_seed=5)
+
+
 @pytest.mark.valkey
 def test_pitfall_17_the_hunt_finds_tokens_compared_as_lua_numbers(valkey_server: ValkeyServer) -> None:
     arena = RedisArena(valkey_server.port)

@@ -6,8 +6,9 @@ themselves, so that a change of ours doesn't quietly repair them.
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
+import pymysql
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
@@ -16,6 +17,7 @@ from lockd_storage import HeldLease
 from tests.storage.hunt.arena import Book
 from tests.storage.hunt.asyncpg import AsyncpgHands
 from tests.storage.hunt.history import View, Write
+from tests.storage.hunt.mariadb import MariadbArena
 from tests.storage.hunt.postgresql import PostgresArena
 from tests.storage.hunt.sql import SqlHands, Target, as_view, statement
 
@@ -174,6 +176,17 @@ def weakened(arena: PostgresArena) -> PostgresArena:
         assert weaker.count("FOR KEY SHARE") == 1
         connection.execute(sa.text(weaker.replace(":", r"\:")))
     return arena
+
+
+class _ForgetfulCursor(pymysql.cursors.Cursor):
+    def execute(self, query: str, args: Any = None) -> int:
+        return super().execute(query.replace(", @lockd_fenced = NULL", ""), args)
+
+
+class LeftoverVariable(MariadbArena):
+    """What opens the guards stays on the session, for whoever gets the connection from the pool next."""
+
+    connect_args: ClassVar[dict[str, Any]] = {"cursorclass": _ForgetfulCursor}
 
 
 def behind_asyncio(hands: type[OwnCheck]) -> type[SqlHands]:

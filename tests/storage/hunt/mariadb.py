@@ -1,21 +1,29 @@
-"""The hunt on MariaDB: connections are killed; a step that takes some ms is taken to wait."""
+"""The hunt on MariaDB: connections are killed, and some write around the fence, which the guards refuse.
+
+A step that takes some ms is taken to wait.
+"""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pymysql
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from lockd.errors import StaleToken
 from lockd_storage.schema import upgrade
-from tests.storage.hunt.arena import Fault
-from tests.storage.hunt.history import View
+from lockd_storage.sqlalchemy.guards import Guard
+from lockd_storage.sqlalchemy.guards.triggers import clause, triggers
+from tests.storage.hunt.arena import Book, Fault
+from tests.storage.hunt.history import LINES, Outcome, View
 from tests.storage.hunt.players import Player, current
-from tests.storage.hunt.sql import Places, SqlHands, look, metadata, pausing
+from tests.storage.hunt.sql import ORDERS, STOCK, Places, SqlHands, look, metadata, pausing, statement
 
 INSTALL_SECONDS = 0.05
+TRIES_AROUND = 4
+"""How often one that was refused tries without the fence: each time on the pool's next connection."""
 
 
 class MariadbHands(SqlHands):
@@ -23,17 +31,44 @@ class MariadbHands(SqlHands):
     broken = (*SqlHands.broken, pymysql.err.Error)
     levels = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
+    def work(self, book: Book) -> None:
+        try:
+            super().work(book)
+        except StaleToken:
+            book.end(Outcome.REFUSED)
+            for _ in range(TRIES_AROUND):
+                with suppress(*self.broken):
+                    self._write_around(book)
+            raise
+
+    def _write_around(self, book: Book) -> None:
+        """Write a line outside of any fence, on a connection that others have used in theirs."""
+        write = book.write(book.some_place(LINES))
+        outcome = Outcome.REFUSED
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(statement(write))
+            outcome = Outcome.ACKNOWLEDGED
+        finally:
+            book.end(outcome)
+
 
 class MariadbArena:
     name = "mariadb"
     hands_type: type[SqlHands] = MariadbHands
+    connect_args: ClassVar[dict[str, Any]] = {}
+    """Of the holders' connections."""
 
     def __init__(self, url: str) -> None:
         self.resources: Sequence[str] = ()
         self._engine = sa.create_engine(url)
         upgrade(self._engine)
         metadata.create_all(self._engine)
-        self._pausing = pausing(sa.create_engine(url, pool_size=12))
+        with self._engine.begin() as connection:
+            for table, family in ((ORDERS, "orders-*"), (STOCK, "stock-*")):
+                for trigger in triggers("mariadb").create(Guard(table.name, family)):
+                    connection.execute(clause(trigger))
+        self._pausing = pausing(sa.create_engine(url, pool_size=12, connect_args=self.connect_args))
         self._open: dict[Any, Player] = {}
         event.listen(self._pausing, "checkout", self._checked_out)
         event.listen(self._pausing, "checkin", self._checked_in)
