@@ -109,7 +109,9 @@ class Connection(asyncio.Protocol):
                 self._on_push(reply[0], reply[1])
             return
         if not self._unanswered:
-            self.abort("the node answered a command that was not sent")
+            # A node that is full says so to whoever comes in, and hangs up.
+            is_error = isinstance(reply, hiredis.ReplyError)
+            self.abort(str(reply) if is_error else "the node answered a command that was not sent")
             return
         _, on_reply = self._unanswered.popleft()
         on_reply(error_of(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
@@ -139,7 +141,7 @@ async def connect(
             connection = await _open(
                 endpoint, options, lambda: Connection(answer_timeout=answer_timeout, on_push=on_push)
             )
-            return connection, await _greet(connection, options)
+            return connection, await greet(connection, options)
     except BaseException as error:
         if connection is not None:
             connection.abort("it was not greeted")
@@ -159,12 +161,15 @@ async def _open(endpoint: Endpoint, options: ClientOptions, protocol: Callable[[
     return connection
 
 
-async def _greet(connection: Connection, options: ClientOptions) -> Greeting:
+async def greet(connection: Connection, options: ClientOptions) -> Greeting:
+    """Introduce the client on an open connection. Raises what `connect` raises."""
     words: Words = ("HELLO", 3)
     if options.user:
         words = (*words, "AUTH", options.user, options.password)
     if options.name and " " not in options.name:
         words = (*words, "SETNAME", options.name)
+    if connection.closed.done():
+        raise ConnectionError(connection.closed.result())
     greeted: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
     connection.send(pack(words), greeted.set_result)
     await asyncio.wait([greeted, connection.closed], return_when=asyncio.FIRST_COMPLETED)

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 import lockd
+from lockd.client.connection import Connection, greet
+from lockd.client.options import ClientOptions
+from lockd.protocol.resp import encode_error
 from lockd.server.auth import Users, hash_password
 from tests.client.peer import Peer
 from tests.listener.harness import serving
@@ -76,6 +79,22 @@ def test_a_password_opens_and_a_wrong_one_is_said_at_once(tmp_path: Path) -> Non
             async with lockd.AsyncClient(endpoint) as client:
                 with pytest.raises(lockd.AccessDenied, match="authentication required"):
                     await client.acquire("k")
+
+    run(main())
+
+
+def test_a_node_that_is_full_is_told_as_such_though_it_has_hung_up() -> None:
+    """It says so to whoever comes in, and hangs up: often both before this end has sent its greeting."""
+
+    class Socket(asyncio.Transport):
+        def abort(self) -> None: ...
+
+    async def main() -> None:
+        connection = Connection(answer_timeout=1.0, on_push=lambda *_: None)
+        connection.connection_made(Socket())
+        connection.data_received(encode_error("LIMIT", "clients of this node: at most 7"))
+        with pytest.raises(ConnectionError, match="LIMIT clients of this node: at most 7"):
+            await greet(connection, ClientOptions(endpoints=(), ttl=1.0))
 
     run(main())
 
