@@ -155,7 +155,7 @@ class Officer:
         self._errors += 1
         self._recheck = self._in_trouble = True
         if self._errors == 1:
-            logger.warning("no answer, trying on scope=%s: %s", self.ledger.scope, first_line(error))
+            logger.warning("trying on scope=%s: %s", self.ledger.scope, first_line(error))
         if self._errors >= ERRORS_BEFORE_STEPPING_DOWN and self.tenure.token is not None:
             logger.warning("stepping down, the ledger is silent scope=%s", self.ledger.scope)
             self._step_down(Event.LEDGER_SILENT)

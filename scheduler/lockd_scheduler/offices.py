@@ -17,9 +17,11 @@ from sqlalchemy import ColumnElement, Connection, Engine, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 import lockd
-from lockd.errors import LockdError, LockTimeout, OutcomeUnknown, SessionExpired, Unavailable
+from lockd.errors import AccessDenied, LockdError, LockTimeout, Rejected, Unavailable
+from lockd.ids import LOCK_NAME_BYTES_MAX
 from lockd_scheduler.dialects import now_of
 from lockd_scheduler.engines import reading
+from lockd_scheduler.errors import SchedulerError
 from lockd_scheduler.mandates import LOCAL
 from lockd_scheduler.ports import Seat
 from lockd_scheduler.tables import office
@@ -198,19 +200,36 @@ class LockdOffice:
     """Elects the holder of the lock `lockd-scheduler/<name>`, kept alive by the client."""
 
     def __init__(self, endpoints: str, *, name: str, lease_ttl: float, holder: str) -> None:
-        """No I/O yet. Raises ValueError for endpoints or a TTL that can't be."""
+        """No I/O yet. Raises ValueError for endpoints, a name or a TTL that can't be."""
         self._lock = LOCK_PREFIX + name
+        if len(self._lock.encode()) > LOCK_NAME_BYTES_MAX:
+            raise ValueError(
+                f"the scheduler's name is too long for a lock of lockd: {self._lock[:40]!r} and so on has"
+                f" {len(self._lock.encode())} bytes, at most {LOCK_NAME_BYTES_MAX}"
+            )
         self._holder = holder
         self._client = lockd.Client(endpoints, ttl=lease_ttl)
+        self._is_admitted = False
+        """The cluster has once answered this process as it was asked: what it refuses then may pass."""
 
     def campaign(self, wait: float) -> Seat | None:
-        """See ports.Office."""
+        """See ports.Office. Raises Unavailable for what may be better at the next try.
+
+        Raises SchedulerError for a process that the cluster does not let in, or does not understand:
+        its configuration is wrong, and no try of it will be better.
+        """
         try:
             lease = self._client.acquire(self._lock, wait=wait, meta={"holder": self._holder})
         except LockTimeout:
+            self._is_admitted = True
             return None
-        except (OutcomeUnknown, SessionExpired) as error:
-            raise Unavailable(str(error)) from error  # the client withdraws it: try again
+        except Rejected as error:
+            if type(error) in _HOPELESS and not self._is_admitted:
+                raise SchedulerError(f"lockd refuses this scheduler: {error}") from error
+            raise Unavailable(f"lockd refuses the office: {error}") from error
+        except LockdError as error:
+            raise Unavailable(str(error)) from error  # the client withdraws what may have been asked
+        self._is_admitted = True
         return LockdSeat(lease)
 
     def close(self) -> None:
@@ -241,6 +260,10 @@ class LockdSeat:
             self._lease.release()
         except LockdError as error:
             logger.info("office not given back, its lease runs out by itself: %s", error)
+
+
+_HOPELESS = (AccessDenied, Rejected)
+"""No repeat as it stands helps against these very ones. Limits and sessions, which are Rejected too, pass."""
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from lockd_scheduler.beating import beat_on
+from lockd_scheduler.errors import SchedulerError
 from lockd_scheduler.figures import Figures
 from lockd_scheduler.officer import Officer
 from lockd_scheduler.ports import Seat
@@ -106,7 +107,10 @@ class Service:
         """Note a fault of our own, on any thread: the service stops."""
         if self.failure is None:
             self.failure = error
-            logger.critical("scheduler stopped by a fault", exc_info=error)
+            if isinstance(error, SchedulerError):
+                logger.critical("scheduler stopped: %s", error)  # somebody's to mend, and not here
+            else:
+                logger.critical("scheduler stopped by a fault", exc_info=error)
         self._is_stopping = True
         self._wake.set()
 
