@@ -15,8 +15,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpx
@@ -35,7 +36,10 @@ POLL_SECONDS = 1.0
 TIDY_SECONDS = 600.0
 FAULT_PAUSE_SECONDS = 60.0
 THREAD_NAME = "lockd-scheduler-notices"
-_STOP_SECONDS = TRY_SECONDS + 5
+LAST_ANSWER_SECONDS = 0.5
+"""So long a try that is under way is waited for when the process stops."""
+_STOP_SECONDS = 5.0
+_CUT_SHORT = "no answer before this process stopped"
 
 assert CLAIM.total_seconds() > 2 * TRY_SECONDS
 
@@ -84,6 +88,7 @@ class Sender:
         self._figures = figures
         self._is_stopping = threading.Event()
         self._is_told = False
+        self._tries = _Tries()
         # httpx logs whole URLs, and that of a webhook is often the key to it.
         logging.getLogger("httpx").addFilter(_is_not_ours)
         self._thread = threading.Thread(target=self._send_on, name=THREAD_NAME, daemon=True)
@@ -93,8 +98,12 @@ class Sender:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the tries that are under way end, and no other begin. Idempotent."""
+        """Begin no other try, and give up those that are not answered by now. Idempotent.
+
+        Their notices stay in the outbox, and are tried again by whoever sends next.
+        """
         self._is_stopping.set()
+        self._tries.cut_short()
         if self._thread.ident is not None:
             self._thread.join(_STOP_SECONDS)
 
@@ -102,7 +111,7 @@ class Sender:
         """Try what is due, a bounded number together; how many it were. Raises SQLAlchemy's errors."""
         notices = self._box.claim(TOGETHER_MAX)
         if notices:
-            errors = asyncio.run(_try_all(webhook, notices))
+            errors = asyncio.run(self._tries.carry(webhook, notices))
             self._box.settle(list(zip(notices, errors, strict=True)))
             self._tell(webhook, errors)
         return len(notices)
@@ -139,9 +148,53 @@ def _is_not_ours(record: logging.LogRecord) -> bool:
     return record.threadName != THREAD_NAME
 
 
-async def _try_all(webhook: Webhook, notices: list[Notice]) -> list[str | None]:
-    async with httpx.AsyncClient(follow_redirects=False, timeout=TRY_SECONDS) as client:
-        return await asyncio.gather(*(_try(client, webhook, notice) for notice in notices))
+class _Tries:
+    """Tries that go on together, and can be cut short from another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_cut_short = False
+        self._tell: Callable[[], object] | None = None
+
+    def cut_short(self) -> None:
+        """Give up, in a moment, what is not answered, now and from now on."""
+        with self._lock:
+            self._is_cut_short = True
+            if self._tell is not None:
+                self._tell()
+
+    async def carry(self, webhook: Webhook, notices: list[Notice]) -> list[str | None]:
+        """Try each notice once; what went wrong with each, or None."""
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        with self._lock:
+            if self._is_cut_short:
+                stop.set()
+            self._tell = partial(loop.call_soon_threadsafe, stop.set)
+        try:
+            async with httpx.AsyncClient(follow_redirects=False, timeout=TRY_SECONDS) as client:
+                tries = [asyncio.create_task(_try(client, webhook, notice)) for notice in notices]
+                giving_up = asyncio.create_task(_cancel_late(tries, stop))
+                answers = await asyncio.gather(*tries, return_exceptions=True)
+                giving_up.cancel()
+        finally:
+            with self._lock:
+                self._tell = None
+        return [_error_of(answer) for answer in answers]
+
+
+async def _cancel_late(tries: list[asyncio.Task[str | None]], stop: asyncio.Event) -> None:
+    await stop.wait()
+    await asyncio.sleep(LAST_ANSWER_SECONDS)
+    for one in tries:
+        one.cancel()
+
+
+def _error_of(answer: str | BaseException | None) -> str | None:
+    if isinstance(answer, asyncio.CancelledError):
+        return _CUT_SHORT
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 async def _try(client: httpx.AsyncClient, webhook: Webhook, notice: Notice) -> str | None:
