@@ -208,9 +208,9 @@ def test_s5_a_transaction_is_bounded_by_what_the_lease_has_left(store: SqlStore,
             connection.commit()
             lease.seconds = 5
             assert limits(connection) == [5, 5.0]
-        with fenced(connection, store.fence, lease, idle_timeout=60, statement_timeout=90):
+        with fenced(connection, store.fence, lease, idle=60, statement_timeout=90):
             assert limits(connection) == [60, 90.0]
-        with fenced(connection, store.fence, lease, idle_timeout=float("inf"), statement_timeout=0):
+        with fenced(connection, store.fence, lease, idle=float("inf"), statement_timeout=0):
             assert limits(connection)[1] == 0.001
         assert left_behind(connection) == NOTHING
         connection.exec_driver_sql(

@@ -185,9 +185,9 @@ def test_s5_a_transaction_is_bounded_by_what_the_lease_has_left(store: SqlStore,
             connection.commit()
             lease.seconds = 5
             assert limits(connection) == ("5s", "5s")
-        with fenced(connection, store.fence, lease, idle_timeout=60, statement_timeout=90):
+        with fenced(connection, store.fence, lease, idle=60, statement_timeout=90):
             assert limits(connection) == ("1min", "90s")
-        with fenced(connection, store.fence, lease, idle_timeout=float("inf"), statement_timeout=0):
+        with fenced(connection, store.fence, lease, idle=float("inf"), statement_timeout=0):
             assert limits(connection)[1] == "1ms"
         assert limits(connection) == ("0", "0")
         connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '2s'")

@@ -62,7 +62,7 @@ class FencedDatabase:
         resource: str | None,
         check: Check,
         access: Access,
-        idle_timeout: float | None,
+        idle: float | None,
         statement_timeout: float | None,
     ) -> HeldMarks:
         """What `fenced` holds the transactions of its target to."""
@@ -79,7 +79,7 @@ class FencedDatabase:
             [self._grant(lease, resource, access) for lease in leases],
             check=check,
             access=access,
-            idle_timeout=idle_timeout,
+            idle=idle,
             statement_timeout=statement_timeout,
         )
 
@@ -174,7 +174,7 @@ def fenced(
     resource: str | None = ...,
     check: Check = ...,
     access: Access = ...,
-    idle_timeout: float | None = ...,
+    idle: float | None = ...,
     statement_timeout: float | None = ...,
 ) -> AbstractContextManager[TargetT]: ...
 @overload
@@ -186,7 +186,7 @@ def fenced(
     resource: str | None = ...,
     check: Check = ...,
     access: Access = ...,
-    idle_timeout: float | None = ...,
+    idle: float | None = ...,
     statement_timeout: float | None = ...,
 ) -> AbstractAsyncContextManager[AsyncTargetT]: ...
 def fenced(
@@ -197,7 +197,7 @@ def fenced(
     resource: str | None = None,
     check: Check = "early",
     access: Access = "write",
-    idle_timeout: float | None = None,
+    idle: float | None = None,
     statement_timeout: float | None = None,
 ) -> Any:
     """A block in which every transaction of a Session or Connection is held to the lease's token.
@@ -215,7 +215,7 @@ def fenced(
     `access="read"` is for a shared lease (SAFETY G10), or for an exclusive one that only reads: the
     transaction is checked, and can't write after that.
 
-    On PostgreSQL a transaction may stand idle for `idle_timeout` seconds and a statement may run for
+    On PostgreSQL a transaction may stand idle for `idle` seconds and a statement may run for
     `statement_timeout`, then the server ends it; both are what the lease has left when the
     transaction begins, unless told (SAFETY S5); with a late check it may idle for a minute at least.
     A tighter limit of the session stays.
@@ -239,7 +239,7 @@ def fenced(
         resource=resource,
         check=check,
         access=access,
-        idle_timeout=idle_timeout,
+        idle=idle,
         statement_timeout=statement_timeout,
     )
     if isinstance(target, Session | Connection):

@@ -43,7 +43,7 @@ class HeldMarks:
         *,
         check: Check,
         access: Access,
-        idle_timeout: float | None,
+        idle: float | None,
         statement_timeout: float | None,
     ) -> None:
         self._store = store
@@ -54,7 +54,7 @@ class HeldMarks:
         self._reads = access == "read"
         self.watches_end = self._late or self._reads
         self._info: tuple[dict[Any, Any], object] | None = None
-        self._idle_timeout = idle_timeout
+        self._idle = idle
         self._statement_timeout = statement_timeout
 
     def open(self, connection: Connection) -> None:
@@ -143,7 +143,7 @@ class HeldMarks:
     def _bounds(self, remaining: float) -> Bounds:
         idle = max(remaining, LATE_IDLE_SECONDS) if self._late else remaining
         return Bounds(
-            idle_ms=milliseconds(idle if self._idle_timeout is None else self._idle_timeout),
+            idle_ms=milliseconds(idle if self._idle is None else self._idle),
             statement_ms=milliseconds(
                 remaining if self._statement_timeout is None else self._statement_timeout
             ),
