@@ -329,6 +329,15 @@ def test_guarding_without_a_store_says_what_to_put_before(project: Project) -> N
         project.upgrade()
 
 
+@pytest.mark.parametrize("guard", ["orders", "orders:*", "orders:{id}"])
+def test_a_guard_is_taken_away_by_the_name_of_its_table_alone(project: Project, guard: str) -> None:
+    project.revision(models(guard))
+    assert project.guards() == [Guard("orders", guard)]
+    project.hand_written("open", "op.unguard_table('orders')")
+    project.upgrade()
+    assert project.guards() == []
+
+
 def test_guards_can_be_written_down_as_sql_and_the_store_can_not(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

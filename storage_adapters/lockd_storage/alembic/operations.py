@@ -12,6 +12,9 @@ from sqlalchemy import Connection, inspect, text
 from lockd_storage.sqlalchemy.guards.guard import Guard, Level
 from lockd_storage.sqlalchemy.guards.triggers import clause, triggers
 
+_UNSAID = "any"
+"""Stands for the resource of a guard that is taken away and was not named."""
+
 
 @Operations.register_operation("create_fence_store")
 class CreateFenceStoreOp(MigrateOperation):
@@ -96,14 +99,19 @@ class UnguardTableOp(MigrateOperation):
         operations: Operations,
         table: str,
         *,
-        resource: str,
+        resource: str | None = None,
         schema: str | None = None,
         level: Level = "statement",
         truncate: bool = True,
         always: bool = True,
     ) -> None:
-        """From here on the table takes all writes again. The arguments are those of its guard."""
-        guard = Guard(table, resource, schema=schema, level=level, truncate=truncate, always=always)
+        """From here on the table takes all writes again, whatever guard it has.
+
+        The arguments are those of its guard: they tell whoever reads the migration, and its way back,
+        what it was. Table and schema alone will do.
+        """
+        named = _UNSAID if resource is None else resource
+        guard = Guard(table, named, schema=schema, level=level, truncate=truncate, always=always)
         operations.invoke(cls(guard))
 
     def reverse(self) -> MigrateOperation:
