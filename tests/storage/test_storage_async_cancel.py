@@ -1,7 +1,10 @@
 """An install whose task is cancelled, at each point where it waits (SAFETY S1)."""
 
 import asyncio
+import gc
+import sqlite3
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from lockd_storage.sqlalchemy import SqlFence
 from tests.storage.leases import GivenLease
+from tests.storage.stores import SqlStore
 
 
 class CancelledAt(Awaitable[bool]):
@@ -65,3 +69,27 @@ def test_a_cancelled_install_keeps_no_connection_and_no_lock(
         raise AssertionError
 
     assert asyncio.run(cancel_each()) > 10
+
+
+def test_a_cancelled_install_on_sqlite_leaves_the_file_to_others(sqlite_store: SqlStore) -> None:
+    """Also while nobody collects garbage: SQLite keeps a closed connection's locks for an open cursor."""
+    url = sqlite_store.engine.url.set(drivername="sqlite+aiosqlite")
+    sqlite_store.fence.install(GivenLease(1))
+
+    async def cancel_each() -> int:
+        for step in range(1, 100):
+            engine = create_async_engine(url)
+            try:
+                if not await CancelledAt(SqlFence(engine).install(GivenLease(step + 1)), step):
+                    return step
+            finally:
+                await engine.dispose()
+            with closing(sqlite3.connect(str(url.database), timeout=0)) as other:
+                other.execute("BEGIN EXCLUSIVE")
+        raise AssertionError
+
+    gc.disable()
+    try:
+        assert asyncio.run(cancel_each()) > 10
+    finally:
+        gc.enable()

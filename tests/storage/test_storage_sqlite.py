@@ -85,16 +85,16 @@ def test_s1_two_installs_do_not_interleave(engine: sa.Engine) -> None:
     fence.install(GivenLease(33))
     refused: list[Unavailable] = []
 
-    @sa.event.listens_for(engine, "after_cursor_execute")
+    @sa.event.listens_for(engine, "before_cursor_execute")
     def install_35_meanwhile(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("SELECT lockd_fence"):
+        if statement.startswith("UPDATE lockd_fence"):
             with pytest.raises(Unavailable) as error:
                 other.install(GivenLease(35), timeout=0.01)
             refused.append(error.value)
 
     fence.install(GivenLease(34))
     assert refused
-    sa.event.remove(engine, "after_cursor_execute", install_35_meanwhile)
+    sa.event.remove(engine, "before_cursor_execute", install_35_meanwhile)
     other.install(GivenLease(35))
     second.dispose()
 

@@ -12,14 +12,16 @@ from lockd_storage.tables import fence_floor
 def read_floor(connection: Connection) -> Floor:
     """The floor, share-locked until the transaction ends where the database has row locks.
 
-    So an install that has read it ends before the floor is raised, or reads the new one. SQLite has
-    no such locks: there the transaction must be the database's one writer already.
+    So an install that has read it ends before the floor is raised, or reads the new one.
     """
     return _floor(connection, _FLOOR.with_for_update(read=True))
 
 
 def take_floor(connection: Connection) -> Floor:
-    """The floor, locked against installs and against others who would move it, as `read_floor` is."""
+    """The floor, locked against installs and against others who would move it.
+
+    SQLite has no such locks: there the transaction must be the database's one writer already.
+    """
     return _floor(connection, _FLOOR.with_for_update())
 
 
@@ -29,8 +31,13 @@ def see_floor(connection: Connection) -> Floor:
 
 
 def _floor(connection: Connection, query: Select[Any]) -> Floor:
-    row = connection.execute(query).one()
-    return Floor(row.token, None if row.cluster is None else ClusterId(row.cluster))
+    return floor_of(connection.execute(query).one())
+
+
+def floor_of(row: Any) -> Floor:
+    """The floor in its row's token and cluster."""
+    token, cluster = row
+    return Floor(token, None if cluster is None else ClusterId(cluster))
 
 
 _FLOOR = select(fence_floor.c.token, fence_floor.c.cluster)

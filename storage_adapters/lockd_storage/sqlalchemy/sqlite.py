@@ -6,17 +6,18 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 from sqlalchemy import Connection, Engine, func, insert, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoResultFound
 
 from lockd.errors import Unavailable
 from lockd.ids import ClusterId, Fence, FencingToken, Incarnation
 from lockd_storage.fencing import Mark, judge_install, judge_write
 from lockd_storage.sqlalchemy.driver import driver_row
-from lockd_storage.sqlalchemy.floor import read_floor
-from lockd_storage.sqlalchemy.marks import Bounds, Grant, Symptom, milliseconds, no_store, read_mark
+from lockd_storage.sqlalchemy.floor import floor_of
+from lockd_storage.sqlalchemy.marks import Bounds, Grant, Symptom, milliseconds, no_store
 from lockd_storage.tables import fence_marks
 
 _COMPARE = "SELECT lock, cluster, incarnation, token FROM lockd_fence WHERE resource = ?"
+_FLOOR = "SELECT lockd_fence_floor.token, lockd_fence_floor.cluster FROM lockd_fence_floor"
 
 
 class SqliteMarks:
@@ -92,10 +93,15 @@ def _mark(resource: str, row: Any) -> Mark | None:
 
 def _install(connection: Connection, grant: Grant) -> Mark:
     take_write_lock(connection)
-    before = read_mark(connection, grant.resource)
+    # Not by SQLAlchemy: of a SELECT that is cancelled it leaves the cursor open, and SQLite keeps a closed
+    # connection's locks until the last cursor has gone, which may be the garbage collector's to say.
+    before = _mark(grant.resource, driver_row(connection, _COMPARE, (grant.resource,)))
+    floor = driver_row(connection, _FLOOR)
+    if floor is None:
+        raise NoResultFound("lockd_fence_floor has lost its only row")
     mark = judge_install(
         before,
-        floor=read_floor(connection),
+        floor=floor_of(floor),
         resource=grant.resource,
         lock=grant.lock,
         fence=grant.fence,
