@@ -14,9 +14,14 @@ from lockd_scheduler.cron import Cron
 from lockd_scheduler.ledger import Ledger
 from lockd_scheduler.mandates import Mandate
 from lockd_scheduler.outputs import write_output
+from lockd_scheduler.runs import State
 from lockd_scheduler.tables import attempt, schedule
 from lockd_scheduler.tables import run as run_table
 from lockd_scheduler.web.endpoints import ENDPOINTS
+from lockd_scheduler.web.models import Judge, ListRuns
+from lockd_scheduler.web.problems import ProblemError
+from lockd_scheduler.web.queries import Queries
+from lockd_scheduler.web.timeline import drawn
 from tests.scheduler.harness import MINUTE, NOON, World
 from tests.scheduler.sites import Site, served
 
@@ -85,6 +90,79 @@ def test_runs_come_newest_first_in_pages_by_id(site: Site) -> None:
     assert [run["fire_time"] for run in runs] == [f"2026-06-01T{hour}:00:00Z" for hour in (14, 13, 12)]
     [failed] = told(site.http.get("/api/v1/runs", params={"state": "failed"}))["runs"]
     assert failed["error"].strip().endswith("RuntimeError: no eu")
+
+
+def test_runs_of_a_job_or_a_state_come_in_the_same_order(site: Site) -> None:
+    made = ask(site, "jobs/nightly/start")["run"]
+    site.process.turn()
+    site.process.run_all()
+    everything = told(site.http.get("/api/v1/runs"))["runs"]
+    of_tick = [one["id"] for one in everything if one["job"] == "tick"]
+    pages: list[int] = []
+    query: dict[str, Any] = {"job": "tick", "limit": 2}
+    while query.get("before", 1) is not None:
+        page = told(site.http.get("/api/v1/runs", params=query))
+        pages += [one["id"] for one in page["runs"]]
+        query["before"] = page["next"]
+    assert pages == of_tick
+    failed = told(site.http.get("/api/v1/runs", params={"state": "failed"}))["runs"]
+    assert failed == [one for one in everything if one["state"] == "failed"] != []
+    one = told(site.http.get("/api/v1/runs", params={"job": "nightly", "state": "succeeded", "limit": 1}))
+    assert [run["id"] for run in one["runs"]] == [made]
+
+
+@pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
+def test_the_newest_runs_are_read_in_their_order_and_not_sorted_out_of_all(site: Site) -> None:
+    read = Queries(site.world.engine, "ops", version="")
+    [tick] = [row.id for row in site.world.schedules() if row.name == "tick"]
+
+    def plan(of: int | None) -> list[str]:
+        query = read._newest_runs(ListRuns(), of).compile(
+            site.world.engine, compile_kwargs={"literal_binds": True}
+        )
+        with site.world.engine.connect() as connection:
+            return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+
+    assert not [step for step in plan(None) if "TEMP B-TREE" in step]
+    of_tick = [step for step in plan(tick) if "lockd_run" in step]
+    assert len(of_tick) == len(State)
+    assert {step.partition("(")[2] for step in of_tick} == {"state=? AND schedule_id=?)"}
+
+
+def test_a_line_of_too_many_runs_is_drawn_from_the_newest(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Queries(site.world.engine, "ops", version="")
+    ids = {row.name: row.id for row in site.world.schedules()}
+    end = site.world.clock.now()
+
+    def totals() -> dict[str, int]:
+        line = read.timeline(list(ids.values()), start=end - 6 * HOUR, end=end, slices=12)
+        return {
+            name: sum(sum(cell.states.values()) for cell in line.cells.get(number, ()))
+            for name, number in ids.items()
+        }
+
+    before = totals()
+    assert before["tick"] == 3
+    monkeypatch.setattr("lockd_scheduler.web.queries.RUNS_DRAWN_MAX", 2)
+    assert totals() == {**before, "tick": 2}
+    line = read.timeline([ids["tick"]], start=end - 6 * HOUR, end=end, slices=12)
+    assert line.cut == {ids["tick"]: end - 3 * HOUR}
+    drawing = drawn(line, ids["tick"])
+    assert drawing.blank == 6
+    assert "since" in drawing.summary
+    assert {mark.x for mark in drawing.marks} == {8, 10}
+
+
+def test_one_audit_at_a_time(site: Site) -> None:
+    read = Queries(site.world.engine, "ops", version="")
+    assert read._one_audit.acquire(blocking=False)  # as an audit that is under way has
+    with pytest.raises(ProblemError, match="another audit"):
+        read.audit(Judge(since="1d"))
+    read._one_audit.release()
+    assert read.audit(Judge(since="1d")).jobs
+    assert read.audit(Judge(since="1d")).jobs, "the one before has let go"
 
 
 def test_a_run_tells_its_attempts_and_their_output_piece_by_piece(site: Site) -> None:
@@ -208,6 +286,11 @@ WRONG: list[tuple[str, str, Any, int, str]] = [
     ("GET", "jobs?limit=0", None, 400, "limit: Input should be greater"),
     ("GET", "jobs?colour=red", None, 400, "colour: Extra inputs"),
     ("GET", "runs?before=99999999999999999999999", None, 400, "before"),
+    ("GET", "runs?state=fail", None, 400, "state: Input should be 'claimed'"),
+    ("GET", "runs?job=nobody", None, 404, "no job 'nobody'"),
+    ("GET", "backfills?job=nobody", None, 404, "no job 'nobody'"),
+    ("GET", "revisions?job=nobody", None, 404, "no job 'nobody'"),
+    ("GET", "audit?job=nobody", None, 404, "no job 'nobody'"),
     ("POST", "jobs/nobody/start", {}, 404, "no job 'nobody'"),
     ("POST", "jobs/nobody/pause", {}, 404, "no job 'nobody'"),
     ("POST", "jobs/tick/start", {"args": [1]}, 400, "args: Input should be"),

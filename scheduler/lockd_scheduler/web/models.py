@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
+from lockd_scheduler.runs import State
+
 NOTE_CHARACTERS_MAX = 1_000
 REASON_CHARACTERS_MAX = 255
 
@@ -61,7 +63,7 @@ class ReadJob(Asked):
 
 class ListRuns(Asked):
     job: Text | None = None
-    state: Text | None = None
+    state: State | None = None
     before: int | None = Field(
         None, ge=1, le=ID_MAX, description="Go on below this id: `next` of the page before."
     )
@@ -146,7 +148,7 @@ class Job(Told):
     next_fires: list[AwareDatetime]
     waiting: int
     running: int
-    last_run: LastRun | None = Field(description="Of the last day, or of the last scheduled fire.")
+    last_run: LastRun | None = Field(description="Of its newest fires, one of each kind, the one made last.")
 
 
 class JobPage(Told):

@@ -5,13 +5,26 @@ asked here waits for no writer, and PostgreSQL ends it after a few seconds: look
 cost the scheduler anything.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, and_, case, func, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    ScalarSelect,
+    Select,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    text,
+    union_all,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from lockd_scheduler.audit import audit
@@ -25,9 +38,12 @@ from lockd_scheduler.outputs import read_output
 from lockd_scheduler.runs import ENDS, LIVE, State
 from lockd_scheduler.tables import AnyRow, attempt, backfill, office, outbox, run, schedule, schedule_revision
 from lockd_scheduler.web import models
+from lockd_scheduler.web.problems import ProblemError
 from lockd_scheduler.web.wording import schedule_words, zone_of
 
 STATEMENT_MS = 5_000
+RUNS_DRAWN_MAX = 1_500
+"""So many runs of each kind a line of the timeline is drawn from; a job of every minute has 1,440 a day."""
 KINDS = (SCHEDULED, MANUAL, AFTER, BACKFILL)
 STARS = "***"
 
@@ -53,8 +69,8 @@ class Timeline:
     slices: int
     cells: Mapping[int, Sequence[Cell]] = field(default_factory=dict)
     """By the schedule's id."""
-    newest: Mapping[int, int] = field(default_factory=dict)
-    """By the schedule's id, the newest of these runs."""
+    cut: Mapping[int, datetime] = field(default_factory=dict)
+    """By the schedule's id, up to when nothing was looked at: it has too many runs for that."""
 
 
 class Queries:
@@ -64,6 +80,8 @@ class Queries:
         self._engine = engine
         self._scope = scope
         self._version = version
+        # It computes every fire again: several at a time would take the processor from the scheduler.
+        self._one_audit = threading.Lock()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -143,18 +161,31 @@ class Queries:
         return models.JobDetail(**job.model_dump(), definition=_starred(row.definition)), row.id
 
     def runs(self, asked: models.ListRuns) -> models.RunPage:
-        """A page of runs, newest id first."""
-        query = self._runs(select(schedule.c.name.label("job"), *_RUN_COLUMNS))
-        if asked.job is not None:
-            query = query.where(schedule.c.name == asked.job)
-        if asked.state is not None:
-            query = query.where(run.c.state == asked.state)
-        if asked.before is not None:
-            query = query.where(run.c.id < asked.before)
+        """A page of runs, newest id first. Raises ProblemError if it is of a job that is not there."""
+        columns = select(schedule.c.name.label("job"), *_RUN_COLUMNS).join_from(run, schedule)
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(run.c.id.desc()).limit(asked.limit + 1)).mappings().all()
-        shown = [models.Run(**row) for row in rows[: asked.limit]]
-        return models.RunPage(runs=shown, next=shown[-1].id if len(rows) > len(shown) else None)
+            of = None if asked.job is None else self._id_of(connection, asked.job)
+            ids = list(connection.scalars(self._newest_runs(asked, of)))
+            shown = ids[: asked.limit]
+            rows = connection.execute(columns.where(run.c.id.in_(shown)).order_by(run.c.id.desc())).mappings()
+            return models.RunPage(
+                runs=[models.Run(**row) for row in rows], next=shown[-1] if len(ids) > len(shown) else None
+            )
+
+    def _newest_runs(self, asked: models.ListRuns, of: int | None) -> Select[int]:
+        """The ids of a page's runs and of one more, read in order until there are enough."""
+        before = [] if asked.before is None else [run.c.id < asked.before]
+        newest = select(run.c.id).where(*before).order_by(run.c.id.desc()).limit(asked.limit + 1)
+        if of is None:
+            # Asked of each run instead of joined: else SQLite begins with the schedules, and sorts all runs.
+            owner = select(schedule.c.scope).where(schedule.c.id == run.c.schedule_id).scalar_subquery()
+            newest = newest.where(owner == self._scope)
+            return newest if asked.state is None else newest.where(run.c.state == asked.state)
+        # By state, as the index has them: a job of every second has a hundred thousand runs a day.
+        states = list(State) if asked.state is None else [asked.state]
+        parts = [newest.where(run.c.state == state, run.c.schedule_id == of).subquery() for state in states]
+        found = union_all(*(select(part.c.id) for part in parts)).subquery()
+        return select(found.c.id).order_by(found.c.id.desc()).limit(asked.limit + 1)
 
     def run(self, run_id: int) -> models.RunDetail | None:
         """One run with its attempts; None if there is none."""
@@ -203,9 +234,9 @@ class Queries:
             .order_by(backfill.c.id.desc())
             .limit(asked.limit)
         )
-        if asked.job is not None:
-            query = query.where(schedule.c.name == asked.job)
         with self._reading() as connection:
+            if asked.job is not None:
+                query = query.where(schedule.c.id == self._id_of(connection, asked.job))
             rows = connection.execute(query).mappings().all()
         return models.Backfills(backfills=[models.BackfillState(**row) for row in rows])
 
@@ -234,51 +265,74 @@ class Queries:
             .order_by(schedule_revision.c.changed_at.desc(), schedule_revision.c.revision.desc())
             .limit(asked.limit)
         )
-        if asked.job is not None:
-            query = query.where(schedule.c.name == asked.job)
         with self._reading() as connection:
+            if asked.job is not None:
+                query = query.where(schedule.c.id == self._id_of(connection, asked.job))
             rows = connection.execute(query).mappings().all()
         return models.Revisions(
             revisions=[models.Revision(**{**row, "definition": _starred(row["definition"])}) for row in rows]
         )
 
     def audit(self, asked: models.Judge) -> models.Audit:
-        """Every nominal fire and what became of it. Raises BadSchedule for a `since` that is none."""
+        """Every nominal fire and what became of it; one audit at a time.
+
+        Raises BadSchedule for a `since` that is none, ProblemError for a job that is not there.
+        """
         now = self.now()
         since = now - parse_duration(asked.since)
-        jobs = []
-        for one in audit(self._engine, since=since, now=now, scope=self._scope, job=asked.job):
-            words = one.to_json()
-            jobs.append(models.JobAudit(**{name: words[name] for name in models.JobAudit.model_fields}))
+        if asked.job is not None:
+            with self._reading() as connection:
+                self._id_of(connection, asked.job)  # a name that is mistyped has missed nothing either
+        if not self._one_audit.acquire(blocking=False):
+            raise ProblemError(429, "busy", "another audit is under way: ask again when it is done")
+        try:
+            found = audit(self._engine, since=since, now=now, scope=self._scope, job=asked.job)
+            words = [one.to_json() for one in found]
+        finally:
+            self._one_audit.release()
+        jobs = [
+            models.JobAudit(**{name: one[name] for name in models.JobAudit.model_fields}) for one in words
+        ]
         missed = sum(miss.count for one in jobs for miss in one.misses)
         return models.Audit(since=since, until=now, jobs=jobs, real_misses=missed)
 
     def timeline(
         self, schedule_ids: Sequence[int], *, start: datetime, end: datetime, slices: int
     ) -> Timeline:
-        """Of these schedules, the runs with fire times in [start, end), by slice and state."""
+        """Of these schedules, the runs with fire times in [start, end), by slice and state.
+
+        Of one that has had more than some `RUNS_DRAWN_MAX` of them only so many are looked at, the newest.
+        """
         length = (end - start) / slices
         with self._reading() as connection:
+            crowded = _crowded(connection, schedule_ids, start, end)
+            quiet = [one for one in schedule_ids if one not in crowded]
+            wanted = [and_(run.c.schedule_id.in_(quiet), run.c.fire_time >= start)] if quiet else []
+            wanted += [and_(run.c.schedule_id == one, run.c.fire_time > cut) for one, cut in crowded.items()]
             second = _seconds(connection, run.c.fire_time) - int(start.timestamp())
             part = func.floor(second / length.total_seconds()).label("part")
             query = (
                 select(run.c.schedule_id, part, run.c.state, func.count().label("many"))
-                .add_columns(func.max(run.c.id).label("newest"))
-                .where(run.c.schedule_id.in_(schedule_ids), run.c.kind.in_(KINDS))
-                .where(run.c.fire_time >= start, run.c.fire_time < end)
+                .where(or_(*wanted), run.c.kind.in_(KINDS), run.c.fire_time < end)
                 .group_by(run.c.schedule_id, part, run.c.state)
             )
-            rows = connection.execute(query).all() if schedule_ids else []
+            rows = connection.execute(query).all() if wanted else []
         counts: dict[int, dict[int, dict[str, int]]] = {}
-        newest: dict[int, int] = {}
         for row in rows:
             counts.setdefault(row.schedule_id, {}).setdefault(int(row.part), {})[row.state] = row.many
-            newest[row.schedule_id] = max(newest.get(row.schedule_id, 0), row.newest)
         cells = {
             schedule_id: [Cell(part, states) for part, states in sorted(parts.items())]
             for schedule_id, parts in counts.items()
         }
-        return Timeline(start, length, slices, cells, newest)
+        return Timeline(start, length, slices, cells, crowded)
+
+    def _id_of(self, connection: Connection, job: str) -> int:
+        found: int | None = connection.scalar(
+            select(schedule.c.id).where(schedule.c.scope == self._scope, schedule.c.name == job)
+        )
+        if found is None:
+            raise ProblemError(404, "not found", f"there is no job {job!r}")
+        return found
 
     def _runs(self, query: Select[Any]) -> Select[Any]:
         return query.join_from(run, schedule, schedule.c.id == run.c.schedule_id).where(
@@ -312,27 +366,45 @@ def _facts(connection: Connection, rows: Sequence[AnyRow]) -> _Facts:
         .where(run.c.state.in_(LIVE), run.c.schedule_id.in_(ids))
         .group_by(run.c.schedule_id)
     ).all()
-    # Each by its index: the run of the last scheduled fire, and the newest of the last day's.
-    day = connection.execute(select(now_of(connection))).scalar_one() - timedelta(days=1)
-    newest = select(func.max(run.c.id)).where(
-        run.c.schedule_id.in_(ids), run.c.kind.in_(KINDS), run.c.fire_time >= day
-    )
+    # Of each kind the newest fire, by its index; of these the one that was made last.
+    newest = [_newest_of(kind).label(kind) for kind in KINDS]
+    made = connection.execute(select(schedule.c.id, *newest).where(schedule.c.id.in_(ids))).all()
+    last_ids = [max(found) for _, *kinds in made if (found := [one for one in kinds if one is not None])]
     columns = (run.c.schedule_id, run.c.id, run.c.state, run.c.reason, run.c.fire_time, run.c.finished_at)
-    last_fires = connection.execute(
-        select(*columns)
-        .join(schedule, and_(schedule.c.id == run.c.schedule_id, schedule.c.last_fire_at == run.c.fire_time))
-        .where(schedule.c.id.in_(ids), run.c.kind == SCHEDULED)
-    )
-    last = {row.schedule_id: row for row in last_fires}
-    recent = connection.execute(select(*columns).where(run.c.id.in_(newest.group_by(run.c.schedule_id))))
-    for row in recent:
-        if row.schedule_id not in last or row.id > last[row.schedule_id].id:
-            last[row.schedule_id] = row
+    last_runs = connection.execute(select(*columns).where(run.c.id.in_(last_ids)))
+    last = {row.schedule_id: row for row in last_runs}
     return _Facts(
         {row.schedule_id: int(row.running) for row in live},
         {row.schedule_id: int(row.waiting) for row in live},
         last,
     )
+
+
+def _newest_of(kind: str) -> ScalarSelect[int]:
+    """The id of a schedule's run of that kind with the newest fire time."""
+    of_kind = select(run.c.id).where(run.c.schedule_id == schedule.c.id, run.c.kind == kind)
+    return of_kind.order_by(run.c.fire_time.desc()).limit(1).correlate(schedule).scalar_subquery()
+
+
+def _crowded(
+    connection: Connection, schedule_ids: Sequence[int], start: datetime, end: datetime
+) -> dict[int, datetime]:
+    """Schedules with too many runs to look at all, and the fire time up to which they are left out."""
+
+    def cut(kind: str) -> ScalarSelect[datetime]:
+        fires = (
+            select(run.c.fire_time)
+            .where(run.c.schedule_id == schedule.c.id, run.c.kind == kind)
+            .where(run.c.fire_time >= start, run.c.fire_time < end)
+        )
+        too_many = fires.order_by(run.c.fire_time.desc()).offset(RUNS_DRAWN_MAX).limit(1)
+        return too_many.correlate(schedule).scalar_subquery()
+
+    query = select(schedule.c.id, *(cut(kind).label(kind) for kind in KINDS))
+    rows = connection.execute(query.where(schedule.c.id.in_(schedule_ids))).all()
+    return {
+        number: max(known) for number, *cuts in rows if (known := [one for one in cuts if one is not None])
+    }
 
 
 def _job(row: AnyRow, facts: _Facts, fires: int) -> models.Job:

@@ -38,6 +38,8 @@ class Drawing:
     marks: Sequence[Mark]
     summary: str
     """For those who can't see it."""
+    blank: int = 0
+    """So many slices on the left were not looked at: there are too many runs for that."""
 
 
 def drawn(timeline: Timeline, schedule_id: int) -> Drawing:
@@ -49,7 +51,12 @@ def drawn(timeline: Timeline, schedule_id: int) -> Drawing:
         marks.append(Mark(cell.slice, _gravest(cell.states), f"{start:%H:%M} UTC: {_counted(cell.states)}"))
         for state, many in cell.states.items():
             totals[state] = totals.get(state, 0) + many
-    return Drawing(timeline.slices, marks, _counted(totals) or "no runs")
+    summary = _counted(totals) or "no runs"
+    cut = timeline.cut.get(schedule_id)
+    if cut is None:
+        return Drawing(timeline.slices, marks, summary)
+    blank = int((cut - timeline.start) / timeline.slice_length)
+    return Drawing(timeline.slices, marks, f"{summary} since {cut:%H:%M} UTC, and more before", blank)
 
 
 def _gravest(states: Mapping[str, int]) -> str:
