@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lockd_scheduler.declared import runner_from_words
 from lockd_scheduler.durations import parse_duration
@@ -64,10 +64,15 @@ class CalendarWords(_Strict):
 
 
 class AfterWords(_Strict):
-    """Whenever a run of another job has ended so."""
+    """Whenever a run of another job has ended so. A name alone is that of the job."""
 
     job: str
     on: str = "succeeded"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, given: Any) -> Any:
+        return {"job": given} if isinstance(given, str) else given
 
 
 class JobWords(_Strict):

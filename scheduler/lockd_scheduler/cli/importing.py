@@ -49,7 +49,10 @@ def crontab(
     **common: Any,
 ) -> None:
     """Import a crontab: /etc/crontab, a file of /etc/cron.d, or `crontab -l | ... import crontab -`."""
-    data = sys.stdin.buffer.read(CRONTAB_BYTES_MAX + 1) if file == "-" else Path(file).read_bytes()
+    try:
+        data = sys.stdin.buffer.read(CRONTAB_BYTES_MAX + 1) if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise BadSchedule(f"{file} can't be read: {error.strerror}") from None
     if len(data) > CRONTAB_BYTES_MAX:
         raise BadSchedule(f"{file}: it is larger than a crontab")
     by_path = file == "/etc/crontab" or file.startswith("/etc/cron.d/")
