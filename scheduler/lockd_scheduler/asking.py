@@ -197,7 +197,9 @@ class Asking:
         if row is None:
             raise SchedulerError(f"the ledger of {self._scope!r} has no job {job!r}")
         if row.parked_at is not None:
-            raise SchedulerError(f"job {job!r} is parked: nothing declares it any more")
+            raise SchedulerError(
+                f"job {job!r} is parked: nothing declares it any more, or its function has gone"
+            )
         return row
 
     def _asked(self, connection: Connection, schedule_id: int, key: str) -> int | None:

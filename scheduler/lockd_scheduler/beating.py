@@ -1,9 +1,11 @@
-"""Keeps a worker's attempts alive in the ledger, and ends those that have run for as long as they may."""
+"""Beside a worker's attempts: heartbeats, ends in time, and looking for functions that had gone."""
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 
+from lockd_scheduler.parking import LOOK_SECONDS, look_for_gone
 from lockd_scheduler.worker import LEDGER_ERRORS, Worker, first_line
 
 logger = logging.getLogger("lockd_scheduler")
@@ -30,3 +32,15 @@ def beat_on(worker: Worker, is_over: threading.Event, *, lost_after_seconds: flo
             if not is_told:
                 logger.warning("heartbeat not written, trying on: %s", first_line(error))
                 is_told = True
+
+
+def look_on(worker: Worker, is_over: threading.Event, *, is_active: Callable[[], bool]) -> None:
+    """While in office, bring jobs back whose functions are there again, until it is over."""
+    pause = ENFORCE_SECONDS
+    while not is_over.wait(pause):
+        if is_active():
+            pause = LOOK_SECONDS
+            try:
+                look_for_gone(worker.attempts.engine, worker.scope, is_over, worker.clock.now)
+            except LEDGER_ERRORS as error:
+                logger.info("parked jobs are looked for later: %s", first_line(error))

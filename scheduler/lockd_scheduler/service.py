@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 
-from lockd_scheduler.beating import beat_on
+from lockd_scheduler.beating import beat_on, look_on
 from lockd_scheduler.errors import SchedulerError
 from lockd_scheduler.figures import Figures
 from lockd_scheduler.officer import Officer
@@ -56,6 +56,7 @@ class Service:
         self._is_drained = threading.Event()
         self._turning = threading.Thread(target=self._turn_on, name="lockd-scheduler-officer", daemon=True)
         self._beating = threading.Thread(target=self._beat_on, name="lockd-scheduler-heart", daemon=True)
+        self._looking = threading.Thread(target=self._look_on, name="lockd-scheduler-parked", daemon=True)
         officer.wake = self._wake.set
         runner.on_failure = self.fail
         runner.on_finished = self._wake.set
@@ -81,6 +82,7 @@ class Service:
             self._officer.take_seat(seat)
         self._turning.start()
         self._beating.start()
+        self._looking.start()
 
     def stop(self, *, drain: float) -> bool:
         """Stop claiming, hand the office over, let attempts finish for up to `drain` seconds.
@@ -94,6 +96,7 @@ class Service:
         self._worker.abandoned.set()
         self._is_drained.set()
         self._beating.join(STOP_SECONDS)
+        self._looking.join(STOP_SECONDS)
         self._runner.close()
         self.on_stopped()
         self._close()
@@ -133,5 +136,11 @@ class Service:
     def _beat_on(self) -> None:
         try:
             beat_on(self._worker, self._is_drained, lost_after_seconds=self._lost_after.total_seconds())
+        except Exception as error:  # noqa: BLE001 - the boundary of this thread
+            self.fail(error)
+
+    def _look_on(self) -> None:
+        try:
+            look_on(self._worker, self._is_drained, is_active=lambda: self.is_active)
         except Exception as error:  # noqa: BLE001 - the boundary of this thread
             self.fail(error)

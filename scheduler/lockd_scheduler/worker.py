@@ -34,6 +34,7 @@ from lockd_scheduler.figures import Figures
 from lockd_scheduler.handle import Run
 from lockd_scheduler.jobs import Job, JobSpec
 from lockd_scheduler.mandates import SCHEDULED, Claimed
+from lockd_scheduler.parking import park_gone
 from lockd_scheduler.policies import Delivery
 from lockd_scheduler.ports import Clock
 from lockd_scheduler.runners import Outcome, Work, executor_of
@@ -125,7 +126,11 @@ class Worker:
             outcome = self._call(attempt, output)
         finally:
             output.close()
-        policy = attempt.job.spec.policy
+        spec = attempt.job.spec
+        if outcome.is_gone:
+            engine, why = self.attempts.engine, outcome.error or ""
+            self.until_answered(lambda: park_gone(engine, self.scope, spec, why, now=self.clock.now()))
+        policy = spec.policy
         return Result(started, policy, outcome.end, outcome.error, outcome.exit_status)
 
     def finish(self, results: Sequence[Result]) -> None:

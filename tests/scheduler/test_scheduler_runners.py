@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lockd_scheduler import BadSchedule
 from lockd_scheduler.asking import Asking
 from lockd_scheduler.declared import runner_from_words
 from lockd_scheduler.jobs import Job, JobSpec
+from lockd_scheduler.parking import look_for_gone
 from lockd_scheduler.runners import children
 from tests.scheduler import isolated_jobs
 from tests.scheduler.harness import SECOND, Process, World
@@ -151,20 +154,46 @@ class TestOnOneLedger:
         assert world.states() == ["succeeded"]
         assert said(world, "stdout") == "awaited\n"
 
-    @pytest.mark.parametrize(
-        ("reference", "error"),
-        [
-            ("tests.scheduler.isolated_jobs:gone", "has no function 'gone'"),
-            ("tests.scheduler.gone:job", "No module named 'tests.scheduler.gone'"),
-        ],
-    )
-    def test_a_function_that_has_gone_fails_and_says_so(
-        self, world: World, reference: str, error: str
+    def test_a_function_that_has_gone_parks_its_job_until_it_is_there_again(
+        self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        add_named(world, reference)
+        def look() -> datetime | None:
+            look_for_gone(world.engine, "ops", threading.Event(), world.clock.now)
+            parked_at: datetime | None = world.schedules()[0].parked_at
+            return parked_at
+
+        monkeypatch.syspath_prepend(tmp_path)
+        file = tmp_path / "written_later.py"
+        add_named(world, "written_later:job")
+        process = ran(world)
+        assert world.attempts()[0].error == "there is no module 'written_later'"
+        world.clock.turn(timedelta(hours=1))
+        process.turn()
+        assert world.states() == ["failed"], "a parked job fires nothing"
+        file.write_text("def other(): ...\n")
+        assert look() is not None
+        file.write_text("def the_job_itself(): ...\njob = the_job_itself\n")
+        assert look() is None
+        process.turn()
+        process.run_all()
+        assert world.states() == ["failed", "succeeded"], "it goes on where it was parked"
+
+    def test_a_named_function_that_is_not_in_its_module_is_one_that_has_gone(self, world: World) -> None:
+        add_named(world, "tests.scheduler.isolated_jobs:gone")
+        ran(world)
+        assert world.schedules()[0].parked_at is not None
+        assert world.attempts()[0].error == "tests.scheduler.isolated_jobs has no function 'gone'"
+
+    def test_a_module_that_raises_is_a_failure_like_others(
+        self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "raises_at_once.py").write_text("import not_installed_at_all\n")
+        add_named(world, "raises_at_once:job")
         ran(world)
         assert world.states() == ["failed"]
-        assert error in world.attempts()[0].error
+        assert "No module named 'not_installed_at_all'" in world.attempts()[0].error
+        assert world.schedules()[0].parked_at is None
 
     def test_the_functions_of_a_script_are_found_too(self, tmp_path: Path) -> None:
         """`python jobs.py`, whose module is called __main__."""

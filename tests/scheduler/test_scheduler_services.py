@@ -14,9 +14,16 @@ from sqlalchemy.exc import OperationalError
 
 from lockd_scheduler import Cron, OfficeTaken, Run
 from lockd_scheduler.app import Settings, make_service, start_service
+from lockd_scheduler.declared import runner_from_words
+from lockd_scheduler.engines import open_engine
+from lockd_scheduler.jobs import JobSpec
 from lockd_scheduler.offices import FileOffice
+from lockd_scheduler.parking import park_gone
+from lockd_scheduler.plans import apply_plan
+from lockd_scheduler.policies import Policy
 from lockd_scheduler.service import Service
 from lockd_scheduler.tables import schedule
+from lockd_scheduler.triggers import read_schedule
 from tests.scheduler.harness import World
 
 PATIENCE = 20.0
@@ -213,6 +220,22 @@ def test_async_jobs_run_on_the_users_loop(tmp_path: Path) -> None:
 
     loop = asyncio.run(serve())
     assert set(loops) == {loop}
+
+
+def test_a_job_whose_function_is_there_again_is_brought_back_by_the_service(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    runner = runner_from_words({"python": "json:dumps"})
+    spec = JobSpec("yearly", read_schedule("0 0 1 1 *"), Policy(), {}, runner)
+    service = start_service("ops", {}, Settings.from_words(db=url, listen_http="off"), None)
+    engine = open_engine(url)
+    try:
+        now = World(engine).ledger.read_time()
+        apply_plan(engine, "ops", {"yearly": spec}, now=now, by="ann")
+        park_gone(engine, "ops", spec, "there is no module 'json'", now=now)
+        _until(lambda: _scalar(engine, "SELECT parked_at FROM lockd_schedule") is None)
+    finally:
+        service.stop(drain=0)
+        engine.dispose()
 
 
 def _make_due(pair: Pair) -> None:

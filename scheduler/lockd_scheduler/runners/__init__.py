@@ -49,6 +49,8 @@ class Outcome:
     error: str | None = None
     exit_status: int | None = None
     """Of a process; 128 and the signal's number if a signal ended it."""
+    is_gone: bool = False
+    """There was no function to call, where a file had named one."""
 
     def __post_init__(self) -> None:
         assert self.end in ENDS

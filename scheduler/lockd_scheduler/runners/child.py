@@ -12,13 +12,14 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lockd_scheduler.attempts import Attempts, Started
 from lockd_scheduler.bounds import Bounds, Stop
 from lockd_scheduler.clocks import LedgerClock
 from lockd_scheduler.engines import open_engine
-from lockd_scheduler.errors import AttemptFenced, BadSchedule, RunCancelled, RunTimedOut
+from lockd_scheduler.errors import AttemptFenced, RunCancelled, RunTimedOut
 from lockd_scheduler.handle import Run
 from lockd_scheduler.jobs import Job, takes_run
 from lockd_scheduler.ledger import Ledger
@@ -27,6 +28,10 @@ from lockd_scheduler.policies import Policy
 
 REASON_SECONDS = 1.0
 """How long the reason of a stop may take after the signal for it."""
+
+
+class _FunctionGoneError(Exception):
+    """What is to be called is not there."""
 
 
 class StandardOutput:
@@ -50,6 +55,9 @@ def main(words: dict[str, Any]) -> None:
         _call(function, run, words["claimed"]["args"])
     except (RunCancelled, RunTimedOut, AttemptFenced) as error:
         left = {"stopped": bounds.reason is not None, "error": str(error)}
+    except _FunctionGoneError as error:
+        left = {"gone": True, "error": str(error)}
+        print(error, file=sys.stderr)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a job raises is its result
         left = {"error": "".join(traceback.format_exception(error, limit=-20))}
         traceback.print_exception(error)
@@ -86,14 +94,24 @@ def _find(words: dict[str, Any]) -> Callable[..., Any]:
         found = found.get(name.partition(".")[0])
         rest = name.split(".")[1:]
     else:
-        found, rest = importlib.import_module(module), name.split(".")
+        found, rest = _import(module), name.split(".")
     for part in rest:
         found = getattr(found, part, None)
     function = found.function if isinstance(found, Job) else found
     if not callable(function):
-        raise BadSchedule(f"{file or module} has no function {name!r}")
+        raise _FunctionGoneError(f"{file or module} has no function {name!r}")
     result: Callable[..., Any] = function
     return result
+
+
+def _import(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # Another one that this one imports is an error of its own.
+        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+            raise _FunctionGoneError(f"there is no module {module!r}") from None
+        raise
 
 
 def _run(words: dict[str, Any], bounds: Bounds) -> Run:

@@ -70,7 +70,10 @@ def _outcome(work: Work, ended: Ended, left: dict[str, Any]) -> Outcome:
     error = left.get("error") or failure_text(ended, "") + ", without a result"
     reason = work.bounds.reason
     is_stopped = reason is not None and left.get("stopped")
-    return Outcome(ENDS_AS[reason] if reason and is_stopped else State.FAILED, error, ended.status)
+    end = ENDS_AS[reason] if reason and is_stopped else State.FAILED
+    # A decorated one is the code's: it is parked when the code is next served without it.
+    is_gone = bool(left.get("gone")) and work.job.function is None
+    return Outcome(end, error, ended.status, is_gone)
 
 
 def _left(exchange: IO[bytes], start: int) -> dict[str, Any]:
