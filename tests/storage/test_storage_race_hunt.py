@@ -13,8 +13,10 @@ import pytest
 from tests.servers.moto import S3Server
 from tests.servers.valkey import ValkeyServer
 from tests.storage.hunt import bad, bad_objects
+from tests.storage.hunt.aiosqlite import AiosqliteArena
 from tests.storage.hunt.arena import Arena
-from tests.storage.hunt.asyncpg import AsyncpgArena
+from tests.storage.hunt.asyncpg import AsyncpgArena, AsyncpgHands
+from tests.storage.hunt.awaited import AsyncSqlHands
 from tests.storage.hunt.conductor import FIRST_TOKEN, Conductor
 from tests.storage.hunt.files import FilesArena
 from tests.storage.hunt.http import HttpArena
@@ -27,7 +29,13 @@ from tests.storage.hunt.sql import SqlHands
 from tests.storage.hunt.sqlite import SqliteArena
 
 SEEDS = range(15)
-FEWER_SEEDS = {"asyncpg": range(6), "s3": range(6), "mariadb": range(8), "http": range(6)}
+FEWER_SEEDS = {
+    "aiosqlite": range(6),
+    "asyncpg": range(6),
+    "s3": range(6),
+    "mariadb": range(8),
+    "http": range(6),
+}
 """Where a game takes long: for requests over HTTP, or for not knowing who waits."""
 
 SEEDS_UNTIL_FOUND = 400
@@ -55,6 +63,7 @@ def is_found(arena: Arena, *, first_token: int = FIRST_TOKEN, first_seed: int = 
         "memory",
         "sqlite",
         "sqlite-wal",
+        "aiosqlite",
         pytest.param("postgresql", marks=pytest.mark.postgres),
         pytest.param("asyncpg", marks=pytest.mark.postgres),
         pytest.param("mariadb", marks=pytest.mark.mariadb),
@@ -70,6 +79,8 @@ def arena(request: pytest.FixtureRequest, tmp_path: Path) -> Arena:
             return MemoryArena()
         case "postgresql":
             return PostgresArena(request.getfixturevalue("postgres_url"))
+        case "aiosqlite":
+            return AiosqliteArena(tmp_path)
         case "asyncpg":
             return AsyncpgArena(request.getfixturevalue("postgres_url"))
         case "mariadb":
@@ -100,6 +111,12 @@ def test_the_hunt_finds_a_check_before_the_write_lock_on_sqlite(tmp_path: Path, 
     assert is_found(arena)
 
 
+def test_the_hunt_finds_a_check_before_the_write_lock_behind_asyncio(tmp_path: Path) -> None:
+    arena = AiosqliteArena(tmp_path)
+    arena.hands_type = bad.behind_asyncio(bad.NoWriteLock, AsyncSqlHands)
+    assert is_found(arena)
+
+
 @pytest.mark.postgres
 @pytest.mark.parametrize(
     "hands",
@@ -126,7 +143,7 @@ def test_pitfall_05_the_hunt_finds_a_key_share_lock(postgres_url: str) -> None:
 @pytest.mark.parametrize(
     ("hands", "first_seed"),  # shortly before one that finds it: a game behind asyncio takes twice as long
     [
-        pytest.param(bad.OnlyTheFirstTransaction, 12, id="pitfall_03_only_the_first_transaction"),
+        pytest.param(bad.OnlyTheFirstTransaction, 0, id="pitfall_03_only_the_first_transaction"),
         pytest.param(bad.UnlockedExists, 15, id="pitfall_04_unlocked_exists"),
         pytest.param(bad.InstallAndWorkInOne, 1, id="pitfall_06_install_and_work_in_one"),
     ],
@@ -135,7 +152,7 @@ def test_the_hunt_finds_what_is_known_to_be_wrong_behind_asyncio(
     postgres_url: str, hands: type[bad.OwnCheck], first_seed: int
 ) -> None:
     arena = AsyncpgArena(postgres_url)
-    arena.hands_type = bad.behind_asyncio(hands)
+    arena.hands_type = bad.behind_asyncio(hands, AsyncpgHands)
     assert is_found(arena, first_seed=first_seed)
 
 

@@ -8,6 +8,7 @@ from tests.servers.mariadb import find_programs, running_mariadb
 from tests.servers.moto import running_moto
 from tests.servers.postgres import running_postgres
 from tests.servers.valkey import running_valkey
+from tests.storage.hunt.aiosqlite import AiosqliteArena
 from tests.storage.hunt.arena import Arena
 from tests.storage.hunt.asyncpg import AsyncpgArena
 from tests.storage.hunt.files import FilesArena
@@ -36,6 +37,11 @@ def _sqlite(folder: Path) -> Iterator[Arena]:
 @contextmanager
 def _sqlite_wal(folder: Path) -> Iterator[Arena]:
     yield SqliteArena(folder, journal="wal")
+
+
+@contextmanager
+def _aiosqlite(folder: Path) -> Iterator[Arena]:
+    yield AiosqliteArena(folder)
 
 
 @contextmanager
@@ -83,6 +89,7 @@ ARENAS: dict[str, Callable[[Path], AbstractContextManager[Arena]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "sqlite-wal": _sqlite_wal,
+    "aiosqlite": _aiosqlite,
     "postgresql": _postgresql,
     "asyncpg": _asyncpg,
     "mariadb": _mariadb,

@@ -15,7 +15,6 @@ from sqlalchemy.exc import DBAPIError
 from lockd.errors import OutcomeUnknown, StaleToken
 from lockd_storage import HeldLease
 from tests.storage.hunt.arena import Book
-from tests.storage.hunt.asyncpg import AsyncpgHands
 from tests.storage.hunt.history import View, Write
 from tests.storage.hunt.mariadb import MariadbArena
 from tests.storage.hunt.postgresql import PostgresArena
@@ -93,6 +92,8 @@ class UnlockedExists(OwnCheck):
 
 class OnlyTheFirstTransaction(OwnCheck):
     """The block's first transaction is checked, and those after a commit are not."""
+
+    steps = (4, 8)  # more transactions to a block: it is found sooner
 
     def check(self, target: Target, lease: HeldLease) -> None:
         _run(target, _BEGIN, lease)
@@ -189,6 +190,6 @@ class LeftoverVariable(MariadbArena):
     connect_args: ClassVar[dict[str, Any]] = {"cursorclass": _ForgetfulCursor}
 
 
-def behind_asyncio(hands: type[OwnCheck]) -> type[SqlHands]:
-    """The same design, by asyncpg."""
-    return type(f"Async{hands.__name__}", (hands, AsyncpgHands), {})
+def behind_asyncio(hands: type[OwnCheck], awaited: type[SqlHands]) -> type[SqlHands]:
+    """The same design, on a store of asyncio's."""
+    return type(f"Async{hands.__name__}", (hands, awaited), {})

@@ -105,11 +105,16 @@ def current() -> Player | None:
 @contextmanager
 def in_place_of(player: Player) -> Iterator[None]:
     """Let this thread pause as the player, whose own thread waits for it meanwhile."""
-    _current.player = player
+    stand_in_for(player)
     try:
         yield
     finally:
         del _current.player
+
+
+def stand_in_for(player: Player) -> None:
+    """As `in_place_of`, to this thread's end."""
+    _current.player = player
 
 
 def pause() -> None:

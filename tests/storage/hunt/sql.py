@@ -131,6 +131,8 @@ class SqlHands:
 
     broken: tuple[type[Exception], ...] = (DBAPIError, InvalidRequestError)
     levels: tuple[str, ...] = ()
+    steps = (1, 4)
+    """At least and at most, of a block."""
 
     def __init__(
         self, engine: sa.Engine, places: Places, *, looking: sa.Engine, install_seconds: float
@@ -152,7 +154,7 @@ class SqlHands:
     def work(self, book: Book) -> None:
         with self.opened(book.draw) as target:
             with self.block(target, book):
-                for _ in range(book.draw.randint(1, 4)):
+                for _ in range(book.draw.randint(*self.steps)):
                     self._step(target, book)
             # What comes after the block says nothing of it: SQLAlchemy resets the isolation level of a
             # connection that it takes back, and hands on the driver's error if that has gone meanwhile.

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from lockd_storage.schema import upgrade
-from tests.storage.hunt.arena import Fault
+from tests.storage.hunt.arena import Fault, Hands
 from tests.storage.hunt.history import View
 from tests.storage.hunt.players import Player, blocked
 from tests.storage.hunt.sql import Places, SqlHands, look, metadata, pausing
@@ -55,10 +55,10 @@ class SqliteArena:
     def __init__(self, folder: Path, *, journal: str = "delete") -> None:
         self.name = "sqlite" if journal == "delete" else f"sqlite-{journal}"
         self.resources: Sequence[str] = ()
-        url = f"sqlite:///{folder / 'hunt.db'}"
+        self.url = sa.make_url(f"sqlite:///{folder / 'hunt.db'}")
         arguments = {"timeout": 0, "factory": HuntedConnection, "check_same_thread": False}
-        self._engine = sa.create_engine(url, connect_args=arguments)
-        self._pausing = pausing(sa.create_engine(url, connect_args=arguments))
+        self._engine = sa.create_engine(self.url, connect_args=arguments)
+        self._pausing = pausing(sa.create_engine(self.url, connect_args=arguments))
         with self._engine.connect() as connection:
             connection.exec_driver_sql(f"PRAGMA journal_mode = {journal}")
             connection.exec_driver_sql("PRAGMA synchronous = off")
@@ -72,8 +72,12 @@ class SqliteArena:
         with self._engine.begin() as connection:
             self._places.empty(connection)
 
-    def hands(self, player: Player, draw: Random) -> SqlHands:  # noqa: ARG002
-        return self.hands_type(self._pausing, self._places, looking=self._engine, install_seconds=1)
+    def hands(self, player: Player, draw: Random) -> Hands:  # noqa: ARG002
+        return self.hands_on(self._pausing)
+
+    def hands_on(self, engine: sa.Engine) -> SqlHands:
+        """A holder's hands on an engine that pauses."""
+        return self.hands_type(engine, self._places, looking=self._engine, install_seconds=1)
 
     def look(self) -> View | None:
         try:
