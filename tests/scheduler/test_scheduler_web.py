@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -22,6 +22,7 @@ from lockd_scheduler.web.models import Judge, ListRuns
 from lockd_scheduler.web.problems import ProblemError
 from lockd_scheduler.web.queries import Queries
 from lockd_scheduler.web.timeline import drawn
+from lockd_scheduler.web.wording import breakable, due
 from tests.scheduler.harness import MINUTE, NOON, World
 from tests.scheduler.sites import Site, served
 
@@ -153,6 +154,18 @@ def test_a_line_of_too_many_runs_is_drawn_from_the_newest(
     assert drawing.blank == 6
     assert "since" in drawing.summary
     assert {mark.x for mark in drawing.marks} == {8, 10}
+
+
+def test_a_next_fire_that_nobody_has_claimed_is_due() -> None:
+    now = datetime.now(UTC)
+    assert due(now + timedelta(minutes=5), now) == "in 5min"
+    assert due(now - timedelta(minutes=5), now) == "due for 5min"
+
+
+def test_a_names_line_is_broken_between_its_words_and_it_stays_text() -> None:
+    assert breakable("invoices.send_all:<b>") == "invoices.<wbr>send_<wbr>all:<wbr>&lt;b&gt;"
+    for name in ("a/b c/start?x=%2F", "::a--", "one\ntwo", ""):
+        assert breakable(name).striptags().replace(" ", "") == " ".join(name.split()).replace(" ", "")
 
 
 def test_one_audit_at_a_time(site: Site) -> None:

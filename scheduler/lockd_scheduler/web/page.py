@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, urlencode
 
 import pydantic
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -65,11 +65,16 @@ class Page:
             lstrip_blocks=True,
         )
         self._templates.filters.update(
-            in_zone=wording.in_zone, utc=wording.utc, iso=wording.iso, json=_pretty, link=quote
+            in_zone=wording.in_zone,
+            utc=wording.utc,
+            iso=wording.iso,
+            json=_pretty,
+            breakable=wording.breakable,
         )
         self._templates.globals.update(
             lasted=wording.lasted,
             relative=wording.relative,
+            due=wording.due,
             Role=Role,
             hours=HOURS,
             live={state.value for state in LIVE},

@@ -1,9 +1,12 @@
 """Times and schedules as people read them."""
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from markupsafe import Markup
 
 from lockd_scheduler.durations import format_duration
 from lockd_scheduler.triggers import zone_named
@@ -47,6 +50,17 @@ def utc(moment: datetime) -> str:
 def iso(moment: datetime) -> str:
     """ISO 8601 in UTC, with a Z."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def breakable(name: str) -> Markup:
+    """A name as HTML whose line may be broken after its separators, not within a word of it."""
+    return Markup("<wbr>").join(re.findall(r".[^._:/-]*[._:/-]*|^$", name, re.DOTALL))
+
+
+def due(fire: datetime, now: datetime) -> str:
+    """How far away a next fire is; one that nobody has claimed yet is `due`: `due for 3min`."""
+    late = now - fire
+    return f"due for {_length(late.total_seconds())}" if late >= timedelta(seconds=1) else relative(fire, now)
 
 
 def relative(moment: datetime, now: datetime) -> str:
