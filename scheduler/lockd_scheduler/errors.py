@@ -11,6 +11,10 @@ class BadSchedule(SchedulerError, ValueError):
     """A job, trigger, zone, duration or reference is wrong; the message says where and why."""
 
 
+class NoLedger(SchedulerError):
+    """The database has no ledger, or there is no such file."""
+
+
 class OfficeLost(SchedulerError):
     """The office's fence row holds another token: step down; nothing was changed (SAFETY R1)."""
 

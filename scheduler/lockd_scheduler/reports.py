@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Engine, Select, inspect, or_, select
 
 from lockd_scheduler.engines import reading
-from lockd_scheduler.errors import SchedulerError
+from lockd_scheduler.errors import NoLedger, SchedulerError
 from lockd_scheduler.tables import attempt, run, schedule
 
 
@@ -61,13 +61,11 @@ _ATTEMPT_COLUMNS = [field.name for field in fields(AttemptLine)]
 
 
 def check_is_ledger(engine: Engine) -> None:
-    """Raise SchedulerError if the database has no ledger."""
+    """Raise NoLedger if the database has none."""
     with reading(engine) as connection:
         if not inspect(connection).has_table(run.name):
             where = engine.url.render_as_string(hide_password=True)
-            raise SchedulerError(
-                f"{where} has no ledger yet: `lockd-scheduler serve` or `db upgrade` makes it"
-            )
+            raise NoLedger(f"{where} has no ledger yet: `lockd-scheduler serve` or `db upgrade` makes it")
 
 
 def list_scopes(engine: Engine) -> list[str]:

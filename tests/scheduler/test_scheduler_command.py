@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from lockd_scheduler import BadSchedule, Cron, Run, cli
+from lockd_scheduler.app import Settings, start_service
 from lockd_scheduler.jobs import Job
 from tests.scheduler.harness import MINUTE, World
 
@@ -45,6 +46,29 @@ GOOD = 'from lockd_scheduler import Cron\ncron = Cron()\n@cron.every("1h")\ndef 
         ("from lockd_scheduler import Cron\ncron = Cron()", ["serve", "jobs.py"], "has no jobs"),
         (GOOD.replace("1h", "soon"), ["serve", "jobs.py"], "jobs.py, line 3: 'soon' is not a duration"),
         (GOOD.replace('"1h"', "30"), ["serve", "jobs.py"], "jobs.py, line 3: 30 is not a duration"),
+        # A file of ours is called jobs.py too: the line is that of theirs.
+        (
+            GOOD.replace('"1h"', '"1h", args={"x": 1}'),
+            ["serve", "jobs.py"],
+            "jobs.py, line 3: job 'jobs:job' can't",
+        ),
+        (
+            GOOD.replace('"1h"', '"1h", retry=3'),
+            ["serve", "jobs.py"],
+            "line 3: retry= is not a choice of this job",
+        ),
+        (GOOD.replace('"1h"', '"1h", retry=3'), ["serve", "jobs.py"], "did you mean retries=?"),
+        (GOOD.replace('"1h"', '"1h", colour=3'), ["serve", "jobs.py"], "there are alert_if_late, backoff"),
+        (f'{GOOD}cron.every("1h")(42)', ["serve", "jobs.py"], "line 5: 42 can't be called"),
+        (GOOD, ["serve", "."], "is a folder; name a file of it"),
+        (GOOD, ["serve", "jobs.yaml"], "is not served but applied: apply jobs.yaml"),
+        (GOOD, ["serve", "jobs.py", "--lease-ttl", "0s"], "lease_ttl '0s': at least 100ms"),
+        (GOOD, ["serve", "jobs.py", "--db", "postgres://x/y"], "write postgresql://"),
+        (
+            GOOD,
+            ["serve", "jobs.py", "--db", "sqlite:///none/x.db"],
+            "none/x.db: unable to open database file",
+        ),
         (GOOD, ["serve", "jobs.py", "--db", "nonsense"], "--db is not a database URL"),
         (GOOD, ["serve", "jobs.py", "--db", "oracle://x/y"], "choose sqlite, postgresql"),
         (GOOD, ["serve", "jobs.py", "--db", "sqlite://"], "needs a file"),
@@ -57,6 +81,7 @@ GOOD = 'from lockd_scheduler import Cron\ncron = Cron()\n@cron.every("1h")\ndef 
         (GOOD, ["serve", "jobs.py", "--drain", "5"], "'5' is not a duration"),
         (GOOD, ["serve", "jobs.py", "--lost-after", "1ms"], "at least 1s"),
         (None, ["runs"], "there is no ledger at lockd-scheduler.db"),
+        (None, ["runs"], "or make it: lockd-scheduler db upgrade"),
         (None, ["next", "0 25 * * *"], "is not a cron line: Bad hour"),
         (None, ["next", "0 2 * * *", "--tz", "Mars/Base"], "unknown time zone 'Mars/Base'"),
         (None, ["next", "0 2 * * *", "--from", "tomorrow"], "is not a time in ISO 8601"),
@@ -81,6 +106,19 @@ def test_p6_a_mistake_is_one_line_and_exit_2(
     assert "Traceback" not in errors
     told = [line for line in errors.splitlines() if line.startswith("Error:")]
     assert len(told) == 1
+
+
+def test_a_job_after_one_that_is_not_there_is_told_of_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cron = Cron("ops")
+
+    @cron.after("nightli", name="publish")
+    def publish() -> None: ...
+
+    settings = Settings.from_words(db=f"sqlite:///{tmp_path}/ledger.db", listen_http="off")
+    start_service("ops", cron.jobs, settings, None).stop(drain=0.0)
+    assert "job 'publish' runs after 'nightli'" in caplog.text
 
 
 def test_a_missing_extra_is_one_line_and_exit_2() -> None:
@@ -108,6 +146,16 @@ def test_next_prints_the_fires_of_a_line_with_h(
     first, second = json.loads(out)
     assert (status, first[:14], second[:14]) == (0, "2026-06-07T03:", "2026-06-14T03:")
     assert "a job's own name decides what H stands for" in errors
+
+
+def test_a_plan_before_the_first_apply_shows_all_as_new_and_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("jobs.yaml").write_text("jobs: {a: {every: 1h, run: {shell: x}}}")
+    status, out, _ = command(monkeypatch, capsys, "plan", "jobs.yaml", "--json")
+    assert (status, json.loads(out)["summary"], json.loads(out)["applied"]) == (0, {"created": 1}, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs.yaml"]
 
 
 @pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)

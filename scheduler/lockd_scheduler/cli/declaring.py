@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +13,13 @@ from sqlalchemy import Engine
 from lockd_scheduler.cli.options import as_json, open_ledger, whoever_asks, with_db, with_scope
 from lockd_scheduler.cli.output import show_json
 from lockd_scheduler.engines import open_engine
-from lockd_scheduler.errors import BadSchedule
+from lockd_scheduler.errors import BadSchedule, NoLedger
 from lockd_scheduler.files import job_specs, read_files
 from lockd_scheduler.jobs import JobSpec, checked_name
 from lockd_scheduler.ledger import Ledger
 from lockd_scheduler.plans import Change, Step, apply_plan, make_plan, summary
 from lockd_scheduler.reports import list_scopes
+from lockd_scheduler.testing.ledgers import private_ledger
 from lockd_storage.schema import upgrade
 
 SIGNS = {
@@ -84,7 +85,11 @@ def _declared(
             upgrade(engine, branch="scheduler")
         finally:
             engine.dispose()
-    with open_ledger(db) as engine:
+    with ExitStack() as opened:
+        try:
+            engine = opened.enter_context(open_ledger(db))
+        except NoLedger:
+            engine = opened.enter_context(private_ledger())  # before the first `apply` all is new
         chosen = scope or named or _only_scope(engine)
         yield _Declared(
             engine, checked_name(chosen), job_specs(jobs, chosen), Ledger(engine, chosen).read_time()

@@ -16,7 +16,7 @@ from lockd_scheduler.app import DEFAULT_DB
 from lockd_scheduler.asking import Asking
 from lockd_scheduler.durations import parse_duration
 from lockd_scheduler.engines import open_engine
-from lockd_scheduler.errors import BadSchedule, SchedulerError
+from lockd_scheduler.errors import BadSchedule, NoLedger, SchedulerError
 from lockd_scheduler.ledger import Ledger
 from lockd_scheduler.reports import check_is_ledger, job_meant, list_scopes
 
@@ -63,12 +63,14 @@ class Desk:
 
 @contextmanager
 def open_ledger(db: str) -> Iterator[Engine]:
-    """The engine of a database that has a ledger. Raises SchedulerError if it has none."""
+    """The engine of a database that has a ledger. Raises NoLedger if it has none."""
     engine = open_engine(db)
     try:
         path = engine.url.database
         if engine.dialect.name == "sqlite" and not Path(path or "").exists():
-            raise SchedulerError(f"there is no ledger at {path}; name it with --db")
+            raise NoLedger(
+                f"there is no ledger at {path}; name it with --db, or make it: lockd-scheduler db upgrade"
+            )
         check_is_ledger(engine)
         yield engine
     finally:
