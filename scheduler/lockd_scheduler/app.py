@@ -19,7 +19,7 @@ import lockd
 from lockd_scheduler.attempts import Attempts
 from lockd_scheduler.clocks import LedgerClock
 from lockd_scheduler.declared import ENGINES
-from lockd_scheduler.durations import parse_duration
+from lockd_scheduler.durations import format_duration, parse_duration
 from lockd_scheduler.engines import open_engine
 from lockd_scheduler.errors import BadSchedule, OfficeTaken, SchedulerError
 from lockd_scheduler.figures import Figures
@@ -33,12 +33,15 @@ from lockd_scheduler.outside import Outside, OutsideSettings, OutsideWords
 from lockd_scheduler.ports import Office, Seat
 from lockd_scheduler.service import Service
 from lockd_scheduler.threads import ThreadRunner
+from lockd_scheduler.triggers import AfterTrigger
 from lockd_scheduler.worker import Worker, first_line
 from lockd_storage.schema import upgrade
 
 logger = logging.getLogger("lockd_scheduler")
 
 LOCK_TTL_SECONDS = 10.0
+LEASE_TTL_MIN = timedelta(milliseconds=100)
+"""Below it the office would be lost to pauses that every process has."""
 NO_ENGINES: Mapping[str, JobEngine] = MappingProxyType({})
 DEFAULT_DB = "sqlite:///lockd-scheduler.db"
 
@@ -79,6 +82,8 @@ class Settings:
         )
         if settings.lost_after < timedelta(seconds=1):
             raise BadSchedule(f"lost_after {lost_after!r}: at least 1s, heartbeats come five times as often")
+        if settings.lease_ttl < LEASE_TTL_MIN:
+            raise BadSchedule(f"lease_ttl {lease_ttl!r}: at least {format_duration(LEASE_TTL_MIN)}")
         if threads < 1:
             raise BadSchedule(f"threads {threads}: at least 1")
         return settings
@@ -133,6 +138,12 @@ def make_service(
     for name, job in jobs.items():
         if job.spec.kind in ENGINES and job.spec.kind not in engines:
             raise BadSchedule(f"job {name!r} runs on {job.spec.kind}, and no cron.hand_over(...) says where")
+    for name, job in jobs.items():
+        trigger = job.spec.trigger
+        if isinstance(trigger, AfterTrigger) and trigger.job not in jobs:
+            logger.warning(
+                "job %r runs after %r, which only a file may declare: it is not here", name, trigger.job
+            )
     need_locks = sorted(name for name, job in jobs.items() if job.spec.policy.lock is not None)
     if need_locks and settings.lockd is None:
         raise BadSchedule(f"job {need_locks[0]!r} takes a lock, which needs --lockd ENDPOINTS")
@@ -144,7 +155,9 @@ def make_service(
         office = open_office(ledger, holder)
     except DBAPIError as error:
         engine.dispose()
-        raise SchedulerError(f"can't open the ledger's database: {first_line(error)}") from error
+        where = engine.url.render_as_string(hide_password=True)
+        cause = first_line(error if error.orig is None else error.orig)
+        raise SchedulerError(f"can't open the ledger's database {where}: {cause}") from error
     except BaseException:
         engine.dispose()
         raise

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import date, datetime, time
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from sqlalchemy import Engine
@@ -76,7 +77,7 @@ class Cron:
         `timeout`: how long an attempt may run. `jitter`: start up to so much later, each run by its own
         fixed delay. `lock`: a lock of lockd to hold while it runs. `keep`: how much of the past stays in
         the ledger, like {"runs": 500, "days": 90}. `notify`: which of "failed", "lost", "late" is told
-        to the webhook; late is what begins over `alert_if_late` after its time. `runner`: "function" on
+        to the webhook; late is what has not begun `alert_if_late` after its time. `runner`: "function" on
         a thread or on the event loop; "process" in an interpreter of its own, which can be killed; or
         the engine that runs it, "celery" or "dask" (see `hand_over`).
 
@@ -333,6 +334,11 @@ class Cron:
     def _chosen(self, choices: JobChoices | Choices) -> tuple[Policy, Mapping[str, Any]]:
         """The policy, and the runner's definition."""
         words: dict[str, Any] = {"notify": self._notify, **choices}
+        known = sorted(JobChoices.__optional_keys__)
+        for unknown in sorted(words.keys() - set(known)):
+            meant = get_close_matches(unknown, known, 1)
+            hint = f"did you mean {meant[0]}=?" if meant else f"there are {', '.join(known)}"
+            raise BadSchedule(f"{unknown}= is not a choice of this job; {hint}")
         runner = runner_of_choice(words.pop("runner", FUNCTION))
         return Policy.from_words(**words), runner
 
@@ -344,6 +350,8 @@ class Cron:
         chosen: tuple[Policy, Mapping[str, Any]],
         args: Mapping[str, Any] | None,
     ) -> Job[P, R]:
+        if not callable(function):
+            raise BadSchedule(f"{function!r:.60} can't be called: a job is a function")
         job_name = checked_name(name or name_of(function))
         policy, runner = chosen
         return self._keep(

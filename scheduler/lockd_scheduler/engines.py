@@ -59,6 +59,8 @@ def open_engine(url: str) -> Engine:
         raise BadSchedule(f"{parsed.drivername} needs the package {error.name!r}") from None
     except NoSuchModuleError:
         raise BadSchedule(f"unknown database driver {parsed.drivername!r}") from None
+    if backend == "postgres":
+        raise BadSchedule("--db: write postgresql:// in place of postgres://")
     raise BadSchedule(f"{backend} is not available for the ledger; choose sqlite, postgresql or mariadb")
 
 

@@ -9,6 +9,8 @@ from types import ModuleType
 from lockd_scheduler.cron import Cron
 from lockd_scheduler.errors import BadSchedule
 
+HERE = Path(__file__).parent
+
 
 def load_cron(reference: str) -> Cron:
     """Import the file or module and return its Cron: the one named, `cron`, or the only one.
@@ -28,17 +30,24 @@ def load_cron(reference: str) -> Cron:
     if isinstance(named, Cron):
         return named
     if len(crons) != 1:
-        many = "no Cron" if not crons else f"{len(crons)} Crons"
-        raise BadSchedule(f"{place} has {many}; name one, like {place}:cron")
+        if not crons:
+            raise BadSchedule(f"{place} has no Cron; it needs one, like cron = Cron('ops')")
+        raise BadSchedule(f"{place} has {len(crons)} Crons; name one, like {place}:cron")
     return next(iter(crons.values()))
 
 
 def load_module(place: str) -> ModuleType:
     """Import a file or module, as `load_cron` does. Raises BadSchedule."""
-    return _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    path = Path(place)
+    if path.suffix in (".yaml", ".yml", ".toml"):
+        raise BadSchedule(f"{place}: a file of schedules is not served but applied: apply {place}")
+    is_path = path.suffix == ".py" or (path.is_dir() and not path.name.isidentifier())
+    return _import_file(path) if is_path else _import_module(place)
 
 
 def _import_file(path: Path) -> ModuleType:
+    if path.is_dir():
+        raise BadSchedule(f"{path} is a folder; name a file of it, like {path / 'jobs.py'}")
     if not path.is_file():
         raise BadSchedule(f"{path}: there is no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -71,8 +80,9 @@ def _import_text(place: str, error: BaseException) -> str:
     line = None
     trace = error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if Path(file).name == Path(place).name or Path(file).stem == place.rpartition(".")[2]:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        is_named_so = file.name == Path(place).name or file.stem == place.rpartition(".")[2]
+        if is_named_so and file.parent != HERE:  # jobs.py is the name of one of ours, too
             line = trace.tb_lineno
         trace = trace.tb_next
     if isinstance(error, SyntaxError):
