@@ -32,7 +32,8 @@ On SQLite the database has one writer at a time: a fenced transaction takes the 
 then compares. A holder that is paused inside a transaction blocks everyone until its process goes on
 or ends; no server is there to end it. Behind aiosqlite, a block whose task is cancelled inside a SELECT of
 its own may keep the file locked until Python's garbage collector comes: SQLAlchemy leaves the cursor open,
-and SQLite keeps a closed connection's locks for it. An install that is cancelled doesn't. MariaDB and MySQL are described in `mysql`.
+and SQLite keeps a closed connection's locks for it. An install that is cancelled doesn't.
+MariaDB and MySQL are described in `mysql`.
 
 Start reading at `fence`. `block` watches the transactions and `held` says what must hold of them;
 `postgresql`, `mysql` and `sqlite` speak to the database, by way of `marks`, their port.
