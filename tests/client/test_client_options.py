@@ -1,6 +1,7 @@
 """Endpoints as people write them, and the order in which nodes are tried."""
 
 import ssl
+import time
 
 import pytest
 
@@ -92,3 +93,14 @@ def test_k6_only_configured_and_reported_nodes_are_tried_each_in_turn() -> None:
     ring.reported(["c:3", "b:2", "", "0.0.0.0:7420", "[::]:7420", "not:a:port", "unix:/run/other.sock"])
     assert len(ring) == 3
     assert {str(ring.next()) for _ in range(3)} == {"a:1", "b:2", "c:3"}
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has a clock that counts suspend")
+def test_k1_leases_end_by_a_clock_that_counts_suspend(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = time.clock_gettime
+
+    def after_an_hour_asleep(which: int) -> float:
+        return read(which) + (3600 if which == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, "clock_gettime", after_an_hour_asleep)
+    assert build().clock() - time.monotonic() > 3599
