@@ -21,7 +21,7 @@ from lockd_scheduler.ending import Ended, end_runs, notify_late
 from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import AttemptFenced
 from lockd_scheduler.mandates import SCHEDULED, Claimed
-from lockd_scheduler.policies import Notice, Policy
+from lockd_scheduler.policies import Policy
 from lockd_scheduler.runs import State
 from lockd_scheduler.tables import AnyRow, attempt, run, schedule
 from lockd_storage.sqlalchemy.block import FencedBlock
@@ -275,19 +275,12 @@ def _begin(
         .values(state=State.RUNNING, started_at=func.coalesce(run.c.started_at, now))
     )
     assert began.rowcount == len(run_ids), "a run is not claimed, though its attempt was"
-    notify_late(
-        connection, [claimed.run_id for claimed, policy in claims if _is_late(claimed, policy, now)], now
-    )
-
-
-def _is_late(claimed: Claimed, policy: Policy, now: datetime) -> bool:
-    return (
-        Notice.LATE in policy.notify
-        and policy.alert_if_late is not None
-        and claimed.number == 1
-        and claimed.kind == SCHEDULED
-        and now - claimed.fire_time > policy.alert_if_late
-    )
+    late = [
+        claimed.run_id
+        for claimed, policy in claims
+        if claimed.number == 1 and claimed.kind == SCHEDULED and policy.tells_late(claimed.fire_time, now)
+    ]
+    notify_late(connection, late, now)
 
 
 def _judge(row: AnyRow | None, result: Result) -> Finish:

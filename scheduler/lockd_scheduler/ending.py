@@ -99,8 +99,14 @@ def cancel_unbegun(connection: Connection, scope: str, now: datetime) -> None:
 
 
 def notify_late(connection: Connection, run_ids: Sequence[int], now: datetime) -> None:
-    """Tell of runs that have begun later than their jobs allow."""
-    _notify(connection, dict.fromkeys(run_ids, Notice.LATE), now)
+    """Tell of runs that begin later than their jobs allow, or have not begun; of each once."""
+    if not run_ids:
+        return
+    was_told = select(outbox.c.run_id).where(
+        among(connection, outbox.c.run_id, run_ids), outbox.c.event == Notice.LATE
+    )
+    untold = set(run_ids) - set(connection.scalars(was_told))
+    _notify(connection, dict.fromkeys(sorted(untold), Notice.LATE), now)
 
 
 def _whose_runs() -> Select[Any]:

@@ -8,6 +8,7 @@ replaced meanwhile, finds out in the database and not by a clock (R2).
     tx1  claim_due       rows for every due fire, attempts for those to run, schedules moved on
          take_over       attempts that were claimed and never started become mine
          mark_lost       attempts without a heartbeat
+         tell_late       notices of runs that wait for too long
          prune           the past, as far as schedules ask
 """
 
@@ -23,6 +24,7 @@ from lockd_scheduler.ending import Ended, end_runs
 from lockd_scheduler.engines import reading
 from lockd_scheduler.errors import ForeignOffice, OfficeLost
 from lockd_scheduler.jobs import JobSpec
+from lockd_scheduler.lateness import tell_unbegun
 from lockd_scheduler.mandates import LOCAL, Batch, Claimed, Mandate
 from lockd_scheduler.policies import Policy
 from lockd_scheduler.pruning import prune
@@ -170,6 +172,11 @@ class Ledger:
             ]
             end_runs(connection, lost, now)
             return len(rows)
+
+    def tell_late(self, mandate: Mandate, *, after_id: int, now: datetime) -> int:
+        """Tell of some runs that are late and have not begun; where to go on, 0 after the last."""
+        with self._as_office(mandate) as connection:
+            return tell_unbegun(connection, mandate.scope, after_id=after_id, now=now)
 
     def prune(self, mandate: Mandate, *, after_id: int, now: datetime) -> int:
         """Forget the past of some schedules after that id, as they ask; where to go on, 0 after the last."""

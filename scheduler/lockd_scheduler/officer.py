@@ -27,6 +27,7 @@ POLL_SECONDS = 1.0
 CAMPAIGN_SECONDS = 1.0
 TEND_EVERY = timedelta(seconds=0.5)
 """The lost are looked for so often, and not at every turn: what is due goes first."""
+TELL_LATE_EVERY = timedelta(seconds=5)
 PRUNE_EVERY = timedelta(seconds=10)
 ERRORS_BEFORE_STEPPING_DOWN = 8
 """With the pauses between them about 10 s; then another process should try."""
@@ -54,6 +55,8 @@ class Officer:
     _recheck: bool = field(default=False, init=False)
     _in_trouble: bool = field(default=False, init=False)
     _tended_at: datetime = field(default=datetime.min.replace(tzinfo=UTC), init=False)
+    _tell_late_next: datetime | None = field(default=None, init=False)
+    _told_late_to: int = field(default=0, init=False)
     _prune_next: datetime | None = field(default=None, init=False)
     _pruned_to: int = field(default=0, init=False)
     _none_lost_before: datetime | None = field(default=None, init=False)
@@ -130,6 +133,7 @@ class Officer:
         if abs(now - self._tended_at) >= TEND_EVERY:
             self._tended_at = now
             self._mark_lost(mandate, now)
+            self._tell_late(mandate, now)
             self._prune(mandate, now)
         if batch.next_due is None:
             return POLL_SECONDS
@@ -145,6 +149,11 @@ class Officer:
         lost = self.ledger.mark_lost(mandate, silent_since=now - self.lost_after, now=now)
         if lost:
             logger.warning("attempts lost scope=%s count=%d", mandate.scope, lost)
+
+    def _tell_late(self, mandate: Mandate, now: datetime) -> None:
+        if self._tell_late_next is None or now >= self._tell_late_next:
+            self._tell_late_next = now + TELL_LATE_EVERY
+            self._told_late_to = self.ledger.tell_late(mandate, after_id=self._told_late_to, now=now)
 
     def _prune(self, mandate: Mandate, now: datetime) -> None:
         if self._prune_next is None or now >= self._prune_next:

@@ -7,7 +7,7 @@ the schedule, so that a process which does not know the job's code can still jud
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self, TypedDict, TypeVar
 
@@ -145,7 +145,7 @@ class Policy:
     """A lock of lockd that each attempt holds while it runs."""
     keep: Keep = Keep()
     alert_if_late: timedelta | None = None
-    """How long after its time a run that begins then counts as late."""
+    """How long after its time a run that has not begun counts as late."""
     notify: frozenset[Notice] = frozenset()
     """What is told to whoever listens outside (SAFETY R7)."""
 
@@ -188,6 +188,12 @@ class Policy:
         if lock is not None and not 1 <= len(lock.encode()) <= LOCK_NAME_BYTES_MAX:
             raise BadSchedule(f"lock={lock[:40]!r}: a lock's name has 1 to {LOCK_NAME_BYTES_MAX} bytes")
         return policy
+
+    def tells_late(self, fire_time: datetime, now: datetime) -> bool:
+        """Whether somebody should know that a run of that time has not begun before now."""
+        if self.alert_if_late is None or Notice.LATE not in self.notify:
+            return False
+        return now - fire_time > self.alert_if_late
 
     def to_json(self) -> dict[str, Any]:
         """The words that `from_words` reads back; choices that were left alone are left out."""

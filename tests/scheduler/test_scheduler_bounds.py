@@ -169,6 +169,37 @@ def test_a_late_start_is_told_in_the_transaction_that_starts_it(world: World) ->
     assert (notice.event, notice.run_id) == ("late", world.runs()[1].id)
 
 
+def test_r7_a_run_that_has_not_begun_is_told_late_once(world: World) -> None:
+    """Whoever waits for a notice must not have to wait for the run."""
+
+    @world.cron.every("1h", name="told", notify=["late"], alert_if_late="10s", overlap="allow")
+    def told() -> None: ...
+
+    @world.cron.every("1h", name="patient", notify=["late"], alert_if_late="20m", overlap="allow")
+    def patient() -> None: ...
+
+    @world.cron.every("1h", name="quiet", overlap="allow", args={"option": "alert_if_late"})
+    def quiet(*, option: str) -> None: ...
+
+    def notices() -> list[tuple[str, str, str]]:
+        with world.engine.connect() as connection:
+            rows = connection.execute(select(outbox).order_by(outbox.c.id)).all()
+        return [(row.event, row.payload["job"], row.payload["state"]) for row in rows]
+
+    process = world.process().elected(1)
+    process.turn()
+    world.clock.turn(SECOND * 9)
+    process.turn()
+    assert notices() == []
+    for _ in range(2):
+        world.clock.turn(SECOND * 6)
+        process.turn()
+    assert notices() == [("late", "told", "claimed")]
+    process.run_all()
+    assert set(world.states()) == {"succeeded"}
+    assert len(notices()) == 1, "it begins late, and that was told"
+
+
 @pytest.mark.parametrize(
     ("keep", "kept"), [({"runs": 3}, [7, 8, 9]), ({"days": 1}, [9]), ({}, list(range(10)))]
 )
