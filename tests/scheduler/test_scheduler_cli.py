@@ -162,7 +162,6 @@ def test_one_of_several_schedulers_is_chosen(typed: Command, world: World) -> No
     assert [row.state for row in world.runs()] == ["claimed", "claimed"]
 
 
-@pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 @pytest.mark.usefixtures("engine")
 def test_plan_shows_what_apply_does(typed: Command) -> None:
     Path("jobs.yaml").write_text('jobs: {a: {schedule: "30 2 * * *", tz: Europe/Berlin, run: {shell: x}}}')

@@ -16,7 +16,9 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy.exc import OperationalError
 
+from lockd.testing.ports import free_port
 from lockd_scheduler import BadSchedule
 from lockd_scheduler.files import job_specs, read_files
 from lockd_scheduler.importers.apscheduler3 import read_job, read_store
@@ -264,6 +266,12 @@ def test_a_store_is_read_row_by_row(tmp_path: Path) -> None:
         read_store(f"sqlite:///{tmp_path}/none.db")
     with pytest.raises(BadSchedule, match="not the URL of a job store"):
         read_store("redis://localhost")
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "mariadb", "mysql"])
+def test_a_store_on_a_server_is_read_with_the_driver_of_the_ledger(backend: str) -> None:
+    with pytest.raises(OperationalError):  # nobody is there: it has looked
+        read_store(f"{backend}://root@127.0.0.1:{free_port()}/jobs")
 
 
 CELERY = """

@@ -16,6 +16,7 @@ from sqlalchemy import LargeBinary, String, column, create_engine, make_url, sel
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from lockd_scheduler.durations import format_duration
+from lockd_scheduler.engines import DRIVERS
 from lockd_scheduler.errors import BadSchedule
 from lockd_scheduler.importers.imported import Imported, Series, free_name
 from lockd_scheduler.importers.inert import Name, NotInertError, Thing, read_inert
@@ -41,8 +42,8 @@ def read_store(url: str, table_name: str = DEFAULT_TABLE) -> list[Imported]:
     """The jobs in a store's table, by their ids. Raises BadSchedule for a wrong URL, and SQLAlchemy's."""
     try:
         parsed = make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
+        # The driver of the ledger is there; another one that the store was made with need not be.
+        parsed = parsed.set(drivername=DRIVERS.get(parsed.drivername, parsed.drivername))
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
             raise BadSchedule(f"there is no file {parsed.database}")
         engine = create_engine(parsed)
