@@ -4,10 +4,10 @@ import sys
 
 import click
 
+from lockd import passwords
 from lockd.cli.exits import RefusedError
 from lockd.cli.options import as_json
 from lockd.cli.output import show_json
-from lockd.server import auth
 
 
 @click.command("hash-password")
@@ -23,7 +23,7 @@ def hash_password(*, as_json: bool) -> None:
         password = sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise RefusedError("the password is empty")
-    hashed = auth.hash_password(password)
+    hashed = passwords.hash_password(password)
     if as_json:
         show_json({"password_scrypt": hashed})
     else:

@@ -6,11 +6,10 @@ An auth file is TOML:
     password_scrypt = "scrypt$16384$8$1$<salt, hex>$<hash, hex>"
     roles = ["lock"]
 
-`hash_password` makes the hashes. Without an auth file everyone is the user `default` with all roles.
+`lockd hash-password` makes the hashes. Without an auth file everyone is the user `default` with all roles.
 """
 
 import asyncio
-import hashlib
 import hmac
 import secrets
 import tomllib
@@ -21,7 +20,7 @@ from typing import Self
 
 import pydantic
 
-from lockd.ids import ascii_int
+from lockd.passwords import PasswordHash, hash_password
 from lockd.server.config import ConfigError
 
 LOCK = "lock"
@@ -34,7 +33,6 @@ ADMIN = "admin"
 """Everything."""
 ROLES = (LOCK, OPERATOR, BREAK, ADMIN)
 
-_SCRYPT_COST = 2**14
 _LOGINS_WAITING_MAX = 256
 """One login costs 16 MiB and some 50 ms of a thread."""
 
@@ -59,59 +57,6 @@ class TooManyLoginsError(Exception):
     """More logins wait for a thread than this node takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Hash:
-    """A password, hashed."""
-
-    cost: int
-    block_size: int
-    parallel: int
-    salt: bytes
-    digest: bytes
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read the text form. Raises ValueError."""
-        parts = text.split("$")
-        if len(parts) != 6 or parts[0] != "scrypt":
-            raise ValueError("expected scrypt$n$r$p$salt$hash")
-        cost = ascii_int(parts[1], low=2, high=2**20)
-        if cost & (cost - 1):
-            raise ValueError(f"the cost {cost} is not a power of two")
-        block_size = ascii_int(parts[2], low=1, high=32)
-        if cost >= 2 ** (16 * block_size):
-            raise ValueError(f"the cost {cost} is too high for the block size {block_size}")  # RFC 7914, 6
-        salt, digest = bytes.fromhex(parts[4]), bytes.fromhex(parts[5])
-        if len(salt) < 8 or len(digest) < 16:
-            raise ValueError("the salt or the hash is too short")
-        return cls(cost, block_size, ascii_int(parts[3], low=1, high=16), salt, digest)
-
-    def __str__(self) -> str:
-        return f"scrypt${self.cost}${self.block_size}${self.parallel}${self.salt.hex()}${self.digest.hex()}"
-
-    def matches(self, password: bytes) -> bool:
-        found = _scrypt(password, self.salt, self.cost, self.block_size, self.parallel, len(self.digest))
-        return hmac.compare_digest(found, self.digest)
-
-
-def _scrypt(password: bytes, salt: bytes, cost: int, block_size: int, parallel: int, size: int) -> bytes:
-    return hashlib.scrypt(
-        password,
-        salt=salt,
-        n=cost,
-        r=block_size,
-        p=parallel,
-        dklen=size,
-        maxmem=256 * cost * block_size + 2**20,
-    )
-
-
-def hash_password(password: str) -> str:
-    """Hash a password for `password_scrypt`, with a salt of its own."""
-    salt = secrets.token_bytes(16)
-    return str(_Hash(_SCRYPT_COST, 8, 1, salt, _scrypt(password.encode(), salt, _SCRYPT_COST, 8, 1, 32)))
-
-
 class _UserEntry(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -121,7 +66,7 @@ class _UserEntry(pydantic.BaseModel):
     @pydantic.field_validator("password_scrypt")
     @classmethod
     def _check_hash(cls, value: str) -> str:
-        _Hash.parse(value)
+        PasswordHash.parse(value)
         return value
 
     @pydantic.field_validator("roles")
@@ -142,9 +87,9 @@ class _AuthFile(pydantic.BaseModel):
 class Users:
     """The users of an auth file, and the thread that checks passwords."""
 
-    def __init__(self, entries: dict[str, tuple[User, _Hash]]) -> None:
+    def __init__(self, entries: dict[str, tuple[User, PasswordHash]]) -> None:
         self._entries = entries
-        self._nobody = _Hash.parse(hash_password(secrets.token_hex(16)))
+        self._nobody = PasswordHash.parse(hash_password(secrets.token_hex(16)))
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lockd-login")
         self._waiting = 0
         # A cluster that lost a node gets all its clients back at once. A password that was right is
@@ -167,7 +112,7 @@ class Users:
             raise ConfigError(f"auth-file: {path}: {where}: {first['msg']}") from error
         return cls(
             {
-                name: (User(name, frozenset(entry.roles)), _Hash.parse(entry.password_scrypt))
+                name: (User(name, frozenset(entry.roles)), PasswordHash.parse(entry.password_scrypt))
                 for name, entry in found.users.items()
             }
         )

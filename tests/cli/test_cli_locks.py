@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lockd.server.auth import hash_password
+from lockd.passwords import hash_password
 from lockd.testing.ports import free_port
 from tests.cli.commands import Lockd, running
 from tests.processes import (

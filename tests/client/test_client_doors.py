@@ -13,8 +13,9 @@ import pytest
 import lockd
 from lockd.client.connection import Connection, greet
 from lockd.client.options import ClientOptions
+from lockd.passwords import hash_password
 from lockd.protocol.resp import encode_error
-from lockd.server.auth import Users, hash_password
+from lockd.server.auth import Users
 from tests.client.peer import Peer
 from tests.listener.harness import serving
 

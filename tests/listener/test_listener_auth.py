@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lockd.server.auth import Users, hash_password
+from lockd.passwords import hash_password
+from lockd.server.auth import Users
 from lockd.server.config import ConfigError
 from lockd.server.connection import ConnectionLimits
 from tests.listener.harness import Run, as_map, run_on_loops, serving

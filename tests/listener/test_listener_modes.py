@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lockd.locks.commands import AcquireAll, RequestOrphaned
-from lockd.server.auth import Users, hash_password
+from lockd.passwords import hash_password
+from lockd.server.auth import Users
 from tests.listener.harness import Client, Run, Serving, as_map, run_on_loops, serving
 
 UUID = "6e0d56a2-93a4-4a8f-8ad3-0123456789ab"

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lockd.locks.commands import AddMember, PromoteMember, RemoveMember
+from lockd.passwords import hash_password
 from lockd.protocol.cluster_verbs import SNAPSHOT_PART_BYTES_MAX
-from lockd.server.auth import Users, hash_password
+from lockd.server.auth import Users
 from lockd.server.operating import COPIES_MAX
 from tests.listener.harness import Client, Run, Serving, as_map, pack, run_on_loops, serving
 from tests.listener.single import CLUSTER, INCARNATION

@@ -10,7 +10,8 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from lockd.server.auth import Users, hash_password
+from lockd.passwords import hash_password
+from lockd.server.auth import Users
 from tests.listener.harness import as_map, serving
 
 Connect = Callable[..., redis.Redis]

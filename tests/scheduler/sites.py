@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from lockd.server.auth import hash_password
+from lockd.passwords import hash_password
 from lockd_scheduler.figures import Figures
 from lockd_scheduler.web import Standing, Users, app
 from lockd_scheduler.web.serving import Address, HttpSide

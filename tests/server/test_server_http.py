@@ -13,8 +13,9 @@ import pytest
 from starlette.applications import Starlette
 
 from lockd.locks.commands import RequestOrphaned
+from lockd.passwords import hash_password
 from lockd.protocol.verbs import VERBS
-from lockd.server.auth import Users, hash_password
+from lockd.server.auth import Users
 from lockd.server.http.api import BODY_BYTES_MAX, STATUSES, WAITING_MAX, Api
 from lockd.server.http.endpoints import ENDPOINTS, EVENTS
 from lockd.server.http.openapi import document

@@ -11,7 +11,6 @@ does so with shell jobs too. Without an auth file everyone is an admin, which is
 only there for this machine, unless somebody insists.
 """
 
-import hashlib
 import hmac
 import secrets
 import threading
@@ -24,9 +23,8 @@ from typing import Self
 
 import pydantic
 
+from lockd.passwords import PasswordHash
 from lockd_scheduler.errors import BadSchedule
-
-_DIGITS_MAX = 7
 
 
 class Role(IntEnum):
@@ -58,45 +56,6 @@ EVERYONE = User("anyone", Role.ADMIN)
 """Who everyone is without an auth file."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Hash:
-    """A password, hashed with scrypt (RFC 7914)."""
-
-    cost: int
-    block_size: int
-    parallel: int
-    salt: bytes
-    digest: bytes
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read the text form that lockd's command writes. Raises ValueError."""
-        parts = text.split("$")
-        if len(parts) != 6 or parts[0] != "scrypt":
-            raise ValueError("expected scrypt$n$r$p$salt$hash, as `lockd hash-password` prints it")
-        cost, block_size, parallel = (_number(part) for part in parts[1:4])
-        if not 2 <= cost <= 2**20 or cost & (cost - 1):
-            raise ValueError(f"the cost {cost} is not a power of two up to {2**20}")
-        if not (1 <= block_size <= 32 and 1 <= parallel <= 16) or cost >= 2 ** (16 * block_size):
-            raise ValueError("the block size or the parallelism is out of range")
-        salt, digest = bytes.fromhex(parts[4]), bytes.fromhex(parts[5])
-        if len(salt) < 8 or len(digest) < 16:
-            raise ValueError("the salt or the hash is too short")
-        return cls(cost, block_size, parallel, salt, digest)
-
-    def matches(self, password: bytes) -> bool:
-        found = hashlib.scrypt(
-            password,
-            salt=self.salt,
-            n=self.cost,
-            r=self.block_size,
-            p=self.parallel,
-            dklen=len(self.digest),
-            maxmem=256 * self.cost * self.block_size + 2**20,
-        )
-        return hmac.compare_digest(found, self.digest)
-
-
 class _Entry(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -106,7 +65,7 @@ class _Entry(pydantic.BaseModel):
     @pydantic.field_validator("password_scrypt")
     @classmethod
     def _check_hash(cls, value: str) -> str:
-        _Hash.parse(value)
+        PasswordHash.parse(value)
         return value
 
     @pydantic.field_validator("roles")
@@ -128,11 +87,11 @@ class _AuthFile(pydantic.BaseModel):
 class Users:
     """The users of an auth file. Safe on any thread."""
 
-    def __init__(self, entries: Mapping[str, tuple[User, _Hash]]) -> None:
+    def __init__(self, entries: Mapping[str, tuple[User, PasswordHash]]) -> None:
         self._entries = entries
         # An unknown name takes as long as a wrong password: a hash that nothing matches.
         sample = next(hashed for _, hashed in entries.values())
-        self._nobody = _Hash(
+        self._nobody = PasswordHash(
             sample.cost, sample.block_size, sample.parallel, sample.salt, secrets.token_bytes(32)
         )
         # A page asks often: a password that was right is known again by a keyed hash, whose key never
@@ -158,7 +117,7 @@ class Users:
             {
                 name: (
                     User(name, max(Role[role.upper()] for role in entry.roles)),
-                    _Hash.parse(entry.password_scrypt),
+                    PasswordHash.parse(entry.password_scrypt),
                 )
                 for name, entry in found.users.items()
             }
@@ -181,10 +140,3 @@ class Users:
     def named(self, name: str) -> User | None:
         """The user of that name."""
         return self._entries.get(name, (None, None))[0]
-
-
-def _number(text: str) -> int:
-    # int() takes other digits, signs and spaces too.
-    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX):
-        raise ValueError(f"{text[:20]!r} is not a number")
-    return int(text)
