@@ -186,6 +186,8 @@ def _reason(error: Mapping[str, Any]) -> str:
             return "it must be there"
         case "string_type":
             return f"{error['input']!r:.60} is not a text; write it in quotes"
+        case "dict_type" | "model_type":
+            return f"{error['input']!r:.60} is not a table of names and values"
         case _:
             return str(error["msg"])
 

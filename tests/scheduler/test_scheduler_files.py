@@ -93,6 +93,8 @@ RUN = "run: {shell: x}"
         ("jobs: {a: !!python/object:os.system {}}", "could not determine a constructor for the tag"),
         ("jobs: {}\nother: 1", "jobs.yaml, line 2: other: there is no such field"),
         ("scheduler: ops", "jobs.yaml: jobs: it must be there"),
+        ("- a", "jobs.yaml: ['a'] is not a table of names and values"),
+        ("jobs: {a: {every: 1m, run: ls}}", "jobs.a.run: 'ls' is not a table of names and values"),
         ("jobs:\n  a: {every: 1m}", "jobs.yaml, line 2: jobs.a.run: it must be there"),
         (
             f"jobs:\n  a: {{every: 1m, {RUN}}}\n  a: {{every: 2m, {RUN}}}",
