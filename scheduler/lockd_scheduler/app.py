@@ -23,6 +23,7 @@ from lockd_scheduler.durations import format_duration, parse_duration
 from lockd_scheduler.engines import open_engine
 from lockd_scheduler.errors import BadSchedule, OfficeTaken, SchedulerError
 from lockd_scheduler.figures import Figures
+from lockd_scheduler.finding import refuse_while_finding
 from lockd_scheduler.handover import JobEngine
 from lockd_scheduler.handover.sending import HandingOver
 from lockd_scheduler.jobs import Job
@@ -102,6 +103,7 @@ def start_service(
     Raises BadSchedule, also for an HTTP address that is taken, OfficeTaken (alone on a database that
     another process serves), and SchedulerError if the database can't be opened.
     """
+    refuse_while_finding()
     seats: list[Seat] = []
 
     def open_office(ledger: Ledger, holder: str) -> Office:

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from lockd_scheduler.cron import Cron
 from lockd_scheduler.errors import BadSchedule
+from lockd_scheduler.finding import finding_jobs
 
 HERE = Path(__file__).parent
 
@@ -42,7 +43,8 @@ def load_module(place: str) -> ModuleType:
     if path.suffix in (".yaml", ".yml", ".toml"):
         raise BadSchedule(f"{place}: a file of schedules is not served but applied: apply {place}")
     is_path = path.suffix == ".py" or (path.is_dir() and not path.name.isidentifier())
-    return _import_file(path) if is_path else _import_module(place)
+    with finding_jobs(place):
+        return _import_file(path) if is_path else _import_module(place)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -17,6 +17,7 @@ from lockd_scheduler import BadSchedule
 from lockd_scheduler.asking import Asking
 from lockd_scheduler.declared import runner_from_words
 from lockd_scheduler.jobs import Job, JobSpec
+from lockd_scheduler.loading import load_cron
 from lockd_scheduler.parking import look_for_gone
 from lockd_scheduler.runners import children
 from tests.scheduler import isolated_jobs
@@ -202,7 +203,33 @@ class TestOnOneLedger:
         subprocess.run([sys.executable, script], cwd=tmp_path, check=True, capture_output=True)
         assert (tmp_path / "done").read_text() == "jobs"
 
+    def test_a_script_that_serves_whenever_it_is_imported_starts_no_scheduler_in_an_attempt(
+        self, tmp_path: Path
+    ) -> None:
+        script = tmp_path / "jobs.py"
+        script.write_text(UNGUARDED)
+        with subprocess.Popen(
+            [sys.executable, script], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        ) as serving:
+            assert serving.stderr is not None
+            told = next(line for line in serving.stderr if "attempt ended" in line)
+            serving.terminate()
+        assert "jobs are served while" in told
+        assert "serve under if __name__" in told
+        with pytest.raises(BadSchedule, match=r"line \d+: jobs are served while"):
+            load_cron(str(script))
 
+
+UNGUARDED = """
+from lockd_scheduler import Cron
+
+cron = Cron("ops")
+
+@cron.job("* * * * * *", runner="process")
+def touch(): ...
+
+cron.serve()
+"""
 SCRIPT = """
 from pathlib import Path
 from lockd_scheduler import Cron

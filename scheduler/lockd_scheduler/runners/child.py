@@ -20,6 +20,7 @@ from lockd_scheduler.bounds import Bounds, Stop
 from lockd_scheduler.clocks import LedgerClock
 from lockd_scheduler.engines import open_engine
 from lockd_scheduler.errors import AttemptFenced, RunCancelled, RunTimedOut
+from lockd_scheduler.finding import finding_jobs
 from lockd_scheduler.handle import Run
 from lockd_scheduler.jobs import Job, takes_run
 from lockd_scheduler.ledger import Ledger
@@ -89,12 +90,13 @@ def _call(function: Callable[..., Any], run: Run, args: dict[str, Any]) -> None:
 
 def _find(words: dict[str, Any]) -> Callable[..., Any]:
     module, name, file = words["module"], words["name"], words["file"]
-    if file is not None:
-        found: Any = runpy.run_path(file, run_name=Path(file).stem)
-        found = found.get(name.partition(".")[0])
-        rest = name.split(".")[1:]
-    else:
-        found, rest = _import(module), name.split(".")
+    with finding_jobs(file or module):
+        if file is not None:
+            found: Any = runpy.run_path(file, run_name=Path(file).stem)
+            found = found.get(name.partition(".")[0])
+            rest = name.split(".")[1:]
+        else:
+            found, rest = _import(module), name.split(".")
     for part in rest:
         found = getattr(found, part, None)
     function = found.function if isinstance(found, Job) else found
