@@ -17,7 +17,7 @@ from lockd_scheduler.outputs import write_output
 from lockd_scheduler.outside import Outside, OutsideSettings
 from lockd_scheduler.runs import State
 from lockd_scheduler.web import Users
-from lockd_scheduler.web.queries import needs_admin
+from lockd_scheduler.web.job_rows import needs_admin
 from lockd_storage.schema import upgrade
 from tests.scheduler.harness import NOON, World
 from tests.scheduler.sites import PASSWORDS, Site, auth_file, served
