@@ -94,6 +94,8 @@ class Keep:
     @classmethod
     def of(cls, words: Mapping[str, int] | None) -> Self:
         """Read `{"runs": 500, "days": 90}`, either of them or none. Raises BadSchedule."""
+        if not isinstance(words, Mapping | None):
+            raise BadSchedule(f'keep={words!r}: write it like {{"runs": 500, "days": 90}}')
         given = dict(words or {})
         keep = cls(given.pop("runs", None), given.pop("days", None))
         for bound in (keep.runs, keep.days):
@@ -167,6 +169,8 @@ class Policy:
         notify: Iterable[str] = (),
     ) -> Self:
         """Check what a user wrote. Raises BadSchedule that names the option and its choices."""
+        if isinstance(notify, str) or not isinstance(notify, Iterable):
+            raise BadSchedule(f'notify={notify!r}: a list, like ["failed", "lost"]')
         policy = cls(
             overlap=_choice(Overlap, "overlap", overlap),
             catch_up=_choice(CatchUp, "catch_up", catch_up),

@@ -11,7 +11,9 @@ class AtTrigger(Trigger):
     """Once, at `moment`; a moment that has passed is due at once, and then the policy decides."""
 
     def __init__(self, moment: datetime) -> None:
-        """Raises BadSchedule for a time without a zone."""
+        """Raises BadSchedule for what is no datetime, or one without a zone."""
+        if not isinstance(moment, datetime):
+            raise BadSchedule(f"{moment!r} is no datetime: one-shots need an exact moment, with a time zone")
         if moment.tzinfo is None:
             raise BadSchedule(f"{moment.isoformat()} has no time zone: one-shots need an exact moment")
         self.moment = moment.astimezone(UTC)
