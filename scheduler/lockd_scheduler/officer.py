@@ -26,7 +26,9 @@ POLL_SECONDS = 1.0
 """The longest pause between two looks at the ledger while active."""
 CAMPAIGN_SECONDS = 1.0
 TEND_EVERY = timedelta(seconds=0.5)
-"""The lost are looked for so often, and not at every turn: what is due goes first."""
+"""The lost are looked for so often, and not at every turn."""
+TEND_EVERY_BUSY = timedelta(seconds=2)
+"""While more is due than one turn claims: that goes first."""
 TELL_LATE_EVERY = timedelta(seconds=5)
 PRUNE_EVERY = timedelta(seconds=10)
 ERRORS_BEFORE_STEPPING_DOWN = 8
@@ -130,7 +132,7 @@ class Officer:
         self.figures.claimed(len(batch.claimed), skipped=batch.skipped)
         is_more_due = batch.next_due is not None and batch.next_due <= now
         self.runner.submit(batch.claimed, more=is_more_due)
-        if abs(now - self._tended_at) >= TEND_EVERY:
+        if abs(now - self._tended_at) >= (TEND_EVERY_BUSY if is_more_due else TEND_EVERY):
             self._tended_at = now
             self._mark_lost(mandate, now)
             self._tell_late(mandate, now)

@@ -100,16 +100,22 @@ class ThreadRunner:
     def _start_on(self) -> None:
         while batch := self._next_batch():
             begun = self._start(batch)
+            for started in begun:
+                self._started.put(started)
             with self._changed:
                 not_begun = len(batch) - len(begun)
                 self._carrying -= not_begun
                 self._unfinished -= not_begun
-                for _ in range(self._carrying - self._threads):
-                    self._threads += 1
-                    self._spawn(self._carry_on, "lockd-scheduler-job")
                 self._changed.notify_all()
-            for started in begun:
-                self._started.put(started)
+            while not self._started.empty() and self._is_thread_wanted():
+                self._spawn(self._carry_on, "lockd-scheduler-job")
+
+    def _is_thread_wanted(self) -> bool:
+        """Whether there are more attempts than threads; then another is counted, which is to be spawned."""
+        with self._changed:
+            is_wanted = self._threads < self._carrying
+            self._threads += is_wanted
+            return is_wanted
 
     def _next_batch(self) -> list[Claimed]:
         """As many of the queue as there is room for; none once this is closed."""
@@ -161,14 +167,10 @@ class ThreadRunner:
             self.on_finished()
 
     def _let_starts_go_first(self) -> None:
-        """While attempts are queued that there is room for, or about to be, results can wait: fires can't."""
+        """While attempts are queued, or about to be, results can wait: fires can't."""
         with self._changed:
             self._changed.wait_for(
-                lambda: (
-                    self._is_closed
-                    or self._carrying >= self._limit
-                    or not (self._claimed or self._is_more_to_come)
-                ),
+                lambda: self._is_closed or not (self._claimed or self._is_more_to_come),
                 RESULTS_WAIT_SECONDS,
             )
 
