@@ -1,6 +1,7 @@
 """The net in Python, and SQLite's triggers: which ways to write they see (SAFETY S6)."""
 
 import asyncio
+import gc
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -215,6 +216,24 @@ def test_a_second_guarding_of_an_engine_changes_nothing(guarded: SqlStore) -> No
     guard_engine(guarded.engine)
     with Session(guarded.engine) as session, in_fence(guarded, session):
         add(session)
+
+
+def test_s6_an_engine_in_the_place_of_one_that_is_gone_is_guarded_too() -> None:
+    """Python gives a new object the id() of an old one; the old one's dialect lives on in caches."""
+    old = [sa.create_engine("sqlite://") for _ in range(300)]
+    for engine in old:
+        guard_engine(engine)
+    dialects, ids = [engine.dialect for engine in old], {id(engine) for engine in old}
+    del engine
+    old.clear()
+    gc.collect()
+    new = [sa.create_engine("sqlite://") for _ in range(600)]
+    for engine in [engine for engine in new if id(engine) in ids]:
+        guard_engine(engine)
+        Base.metadata.create_all(engine)
+        with Session(engine) as session, pytest.raises(OutsideFence):
+            add(session)
+    assert len(dialects) == 300
 
 
 def test_s6_the_net_is_spread_for_an_async_engine_too(sqlite_store: SqlStore) -> None:

@@ -10,9 +10,9 @@ form; the triggers ask for the right ones.
 import re
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Engine, Table, event
+from sqlalchemy import Dialect, Engine, Table, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.compiler import Compiled, SQLCompiler
@@ -42,8 +42,10 @@ def guard_engine(engine: Engine | AsyncEngine) -> None:
     right after making it; a second call changes nothing.
     """
     target = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-    if event.contains(target, "handle_error", _on_error):
+    # SQLAlchemy listens at the dialect. event.contains() knows engines by id(), which a later one may have.
+    if target.dialect in _guarded:
         return
+    _guarded.add(target.dialect)
     # Not before_execute: a fenced Connection is checked with its first statement, after that event.
     for name in ("do_execute", "do_executemany"):
         event.listen(target, name, _on_statement)
@@ -124,5 +126,6 @@ def _listed(resources: frozenset[str]) -> str:
     return f"the fences of {', '.join(map(repr, sorted(resources)))}" if resources else "no fence"
 
 
+_guarded: WeakSet[Dialect] = WeakSet()
 # A compiled statement is cached by SQLAlchemy and shared between threads; looking twice does no harm.
 _written: WeakKeyDictionary[Compiled, tuple[Guard, ...]] = WeakKeyDictionary()
