@@ -6,7 +6,7 @@ import pytest
 
 from tests.sim.run import simulate
 
-SEEDS = 80
+SEEDS = 56
 RANGES = 2
 WITH_A_BUG_ONCE = {
     2003: "a deposed leader went on streaming a snapshot, in the term of its successor (§5.2)",
