@@ -10,9 +10,11 @@ from tests.redis_clients import npm
 from tests.servers.mariadb import MariadbServer, find_programs, running_mariadb
 from tests.servers.postgres import PostgresServer, running_postgres
 
+# In a shell's background, or under nohup, all that is started here would ignore what the tests send to it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Run in a shell's background, all that is started here would ignore what the tests send to it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

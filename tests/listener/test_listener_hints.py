@@ -44,11 +44,12 @@ class Shell:
         os.write(self._control, text.encode())
 
     def shows(self, text: str) -> None:
-        """Wait until the screen has had that text."""
+        """Wait until the screen has that text, after all that was waited for before."""
         while text not in self._seen:
             ready, _, _ = select.select([self._control], [], [], PATIENCE_S)
             assert ready, f"{text!r} is not in {self._seen!r}"
             self._seen += _CONTROL.sub("", os.read(self._control, 65536).decode())
+        self._seen = self._seen.partition(text)[2]
 
     def quit(self) -> None:
         self.type("\x15QUIT\r")
@@ -88,6 +89,7 @@ def test_help_says_what_a_verb_does(cli: str) -> None:
         shell.type("help lock.validate\r")
         shell.shows("Whether a grant is the newest of its lock")
         shell.shows("group: lock")
+        shell.shows("> ")  # what is typed before its prompt is thrown away
 
     typed_at(cli, work)
 
