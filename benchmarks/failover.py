@@ -13,16 +13,13 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import machine
+from tests.processes import eventually
 from tests.scheduler.fleet import POSTGRES, Fleet
 from tests.scheduler.kills import fleet_of
 from tests.servers.postgres import DURABLE, running_postgres
-
-PATIENCE_SECONDS = 60.0
-LOOK_SECONDS = 0.005
 
 
 def failovers(fleet: Fleet, kills: int) -> list[tuple[float, float]]:
@@ -35,20 +32,12 @@ def failovers(fleet: Fleet, kills: int) -> list[tuple[float, float]]:
         time.sleep(draw.uniform(0.0, 1.0))
         killed = time.monotonic()
         fleet.kill(active)
-        taken = _until(lambda: fleet.office()[0] > token) - killed  # noqa: B023  called at once
-        fired = _until(fleet.succeeds) - killed
-        found.append((taken, fired))
+        eventually(lambda: fleet.office()[0] > token, "another is in office")  # noqa: B023  called at once
+        taken = time.monotonic() - killed
+        eventually(fleet.succeeds, "a run has succeeded under it")
+        found.append((taken, time.monotonic() - killed))
         fleet.start()
     return found
-
-
-def _until(true: Callable[[], bool]) -> float:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not true():
-        if time.monotonic() > give_up:
-            raise SystemExit("no replica has taken over")
-        time.sleep(LOOK_SECONDS)
-    return time.monotonic()
 
 
 def main() -> None:

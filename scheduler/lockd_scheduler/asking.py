@@ -15,7 +15,7 @@ from lockd_scheduler.errors import BadSchedule, SchedulerError
 from lockd_scheduler.jobs import JobSpec, checked_args
 from lockd_scheduler.mandates import MANUAL
 from lockd_scheduler.policies import Overlap
-from lockd_scheduler.revisions import Revision, write_revisions
+from lockd_scheduler.revisions import change_schedule
 from lockd_scheduler.runs import LIVE, State
 from lockd_scheduler.tables import AnyRow, backfill, run, schedule
 
@@ -118,7 +118,7 @@ class Asking:
             row = self._schedule(connection, job)
             was_paused = row.paused_at is not None
             values = {"paused_at": row.paused_at or now, "paused_until": until, "pause_note": note}
-            self._change(connection, row, "paused", values, by=by, note=note, now=now)
+            change_schedule(connection, row, "paused", values, by=by, note=note, now=now)
             return not was_paused
 
     def resume(self, job: str, *, note: str | None = None, by: str | None = None, now: datetime) -> bool:
@@ -128,7 +128,7 @@ class Asking:
             if row.paused_at is None:
                 return False
             values = {"paused_at": None, "paused_until": None, "pause_note": None, "resumed_at": now}
-            self._change(connection, row, "unpaused", values, by=by, note=note, now=now)
+            change_schedule(connection, row, "unpaused", values, by=by, note=note, now=now)
             return True
 
     def backfill(
@@ -207,22 +207,3 @@ class Asking:
             select(run.c.id).where(run.c.schedule_id == schedule_id, run.c.kind == MANUAL, run.c.key == key)
         )
         return found
-
-    def _change(
-        self,
-        connection: Connection,
-        row: AnyRow,
-        change: str,
-        values: dict[str, Any],
-        *,
-        by: str | None,
-        note: str | None,
-        now: datetime,
-    ) -> None:
-        revision = row.revision + 1
-        connection.execute(
-            update(schedule).where(schedule.c.id == row.id).values(revision=revision, **values)
-        )
-        write_revisions(
-            connection, [Revision(row.id, revision, change, row.definition, by=by, note=note)], now
-        )

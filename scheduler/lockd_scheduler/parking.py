@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, select
 
 from lockd_scheduler.engines import reading
 from lockd_scheduler.jobs import JobSpec
-from lockd_scheduler.revisions import Revision, write_revisions
+from lockd_scheduler.revisions import change_schedule
 from lockd_scheduler.tables import AnyRow, office, schedule, schedule_revision
 
 logger = logging.getLogger("lockd_scheduler")
@@ -48,7 +48,8 @@ def park_gone(engine: Engine, scope: str, spec: JobSpec, why: str, *, now: datet
         row = _held(connection, scope, spec.name)
         if row is None or row.parked_at is not None or row.definition != spec.to_json():
             return
-        _change(connection, row, "parked", {"parked_at": now}, note=_GONE + why, now=now)
+        told = (_GONE + why)[:NOTE_CHARACTERS_MAX]
+        change_schedule(connection, row, "parked", {"parked_at": now}, note=told, now=now)
     logger.warning("job parked job=%s: %s%s", spec.name, _GONE, why)
 
 
@@ -74,7 +75,8 @@ def bring_back(engine: Engine, scope: str, spec: JobSpec, *, now: datetime) -> N
         row = _held(connection, scope, spec.name)
         if row is None or row.parked_at is None or row.definition != spec.to_json():
             return
-        _change(connection, row, "resumed", {"parked_at": None}, note="its function is there again", now=now)
+        back = "its function is there again"
+        change_schedule(connection, row, "resumed", {"parked_at": None}, note=back, now=now)
     logger.info("job resumed, its function is there again job=%s", spec.name)
 
 
@@ -104,18 +106,3 @@ def _held(connection: Connection, scope: str, name: str) -> AnyRow | None:
     connection.execute(select(office.c.token).where(office.c.scope == scope).with_for_update())
     query = select(schedule).where(schedule.c.scope == scope, schedule.c.name == name)
     return connection.execute(query.with_for_update()).one_or_none()
-
-
-def _change(
-    connection: Connection,
-    row: AnyRow,
-    change: str,
-    values: dict[str, datetime | None],
-    *,
-    note: str,
-    now: datetime,
-) -> None:
-    number = row.revision + 1
-    connection.execute(update(schedule).where(schedule.c.id == row.id).values(revision=number, **values))
-    told = note[:NOTE_CHARACTERS_MAX]
-    write_revisions(connection, [Revision(row.id, number, change, row.definition, note=told)], now)

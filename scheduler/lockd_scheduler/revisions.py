@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
-from lockd_scheduler.tables import schedule_revision
+from lockd_scheduler.tables import AnyRow, schedule, schedule_revision
 
 
 @dataclass(frozen=True)
@@ -43,3 +43,19 @@ def write_revisions(connection: Connection, revisions: Sequence[Revision], now: 
                 for one in revisions
             ],
         )
+
+
+def change_schedule(
+    connection: Connection,
+    row: AnyRow,
+    change: str,
+    values: Mapping[str, Any],
+    *,
+    note: str | None,
+    by: str | None = None,
+    now: datetime,
+) -> None:
+    """Change a schedule's row, which the caller holds, in a revision of its own; its definition stays."""
+    number = row.revision + 1
+    connection.execute(update(schedule).where(schedule.c.id == row.id).values(revision=number, **values))
+    write_revisions(connection, [Revision(row.id, number, change, row.definition, by=by, note=note)], now)
